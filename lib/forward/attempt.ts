@@ -1,0 +1,155 @@
+import type { Readable } from 'node:stream'
+import type { Culprit, Outcome, Stage } from '../../types/index.ts'
+import type { Backend } from '../backend.ts'
+import { proxyError, type ErrorCode } from '../errors.ts'
+import type { BackendConnections, Connection, PooledHandler } from '../pool/index.ts'
+import type { Upstream } from '../upstream.ts'
+import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
+
+/** What is sent to a backend. */
+export interface Outgoing {
+  path: string
+  method: string
+  headers: string[]
+  body: Buffer | Readable | null
+  fresh: boolean
+}
+
+/** Who an attempt reports to. */
+export interface AttemptListener {
+  /** The request is being written on a connection. */
+  onAttemptConnected (attempt: Attempt): void
+  onAttemptInterim (attempt: Attempt, statusCode: number, headers: Buffer[]): void
+  /** A final head has come. False holds the content back until `resume()`. */
+  onAttemptHead (attempt: Attempt, statusCode: number, headers: Buffer[], statusMessage: string): boolean
+  onAttemptData (attempt: Attempt, chunk: Buffer): boolean
+  onAttemptEnd (attempt: Attempt, trailers: readonly (Buffer | string)[] | null): void
+  /** It failed, at any stage. It has been settled. */
+  onAttemptFailed (attempt: Attempt, code: ErrorCode): void
+  /** The load balancer threw when it heard of the result. */
+  onBalancerFault (error: unknown): void
+}
+
+/**
+ * One try of an exchange on one backend: it is the handler that undici calls. Whatever happens on the connection,
+ * it is settled exactly once.
+ */
+export class Attempt implements PooledHandler, Outcome {
+  readonly backend: Backend
+  connection: Connection | null = null
+  awaitsHead = false
+  settled = false
+  /** Whether its connection has carried another request before. */
+  reused = false
+  stage: Stage = 'connect'
+  culprit: Culprit = 'none'
+  statusCode = 0
+  error: Error | undefined = undefined
+  headTime = -1
+  responseTime = -1
+  readonly #listener: AttemptListener
+  readonly #upstream: Upstream
+  readonly #startedAt: number
+  #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
+  #abort: ((error?: Error) => void) | null = null
+  #resume: (() => void) | null = null
+
+  constructor (backend: Backend, upstream: Upstream, listener: AttemptListener) {
+    this.backend = backend
+    this.#upstream = upstream
+    this.#listener = listener
+    this.#startedAt = upstream.clock.now()
+    backend.counters.begin()
+  }
+
+  dispatch (outgoing: Outgoing): void {
+    try {
+      const dispatcher = this.#upstream.pool.dispatcherFor(this.backend)
+      this.#dispatcher = dispatcher as Partial<BackendConnections>
+      dispatcher.dispatch(outgoing, this)
+    } catch (error) {
+      // A pool or dispatcher of the user's own may throw.
+      this.onError(error as Error)
+    }
+  }
+
+  /** Gives the attempt up for a reason of ours: its connection is closed, its permit is back. */
+  cancel (code: ErrorCode, cause?: unknown): void {
+    if (this.settled) return
+    this.#fail(code, proxyError(code, cause))
+    if (this.#abort !== null) this.#abort(this.error)
+    // Without a connection there is nothing to abort yet: a queued request is forgotten, a connecting one is aborted as it connects.
+    else this.#dispatcher?.cancel?.(this)
+  }
+
+  /** Lets content flow again after it was held back. */
+  resume (): void {
+    if (!this.settled) this.#resume?.()
+  }
+
+  onConnect (abort: (error?: Error) => void): void {
+    if (this.settled) return abort(this.error)
+    this.#abort = abort
+    this.stage = 'send'
+    this.awaitsHead = true
+    if (this.connection !== null) this.reused = this.connection.begin()
+    this.#listener.onAttemptConnected(this)
+  }
+
+  onContinue (): void {
+    if (!this.settled) this.#listener.onAttemptInterim(this, 100, [])
+  }
+
+  onHeaders (statusCode: number, headers: Buffer[], resume: () => void, statusMessage: string): boolean {
+    if (this.settled) return false
+    if (statusCode < 200) {
+      this.#listener.onAttemptInterim(this, statusCode, headers)
+      return true
+    }
+    this.awaitsHead = false
+    this.statusCode = statusCode
+    this.stage = 'stream'
+    this.headTime = this.#upstream.clock.now() - this.#startedAt
+    this.#resume = resume
+    return this.#listener.onAttemptHead(this, statusCode, headers, statusMessage)
+  }
+
+  onData (chunk: Buffer): boolean {
+    return this.settled ? false : this.#listener.onAttemptData(this, chunk)
+  }
+
+  onComplete (trailers: readonly (Buffer | string)[] | null): void {
+    if (this.settled) return
+    // undici takes a reset for the end where the end of the connection is the end of the content.
+    const reset = this.connection?.socket?.errored
+    if (reset !== null && reset !== undefined) return this.onError(reset)
+    this.stage = 'done'
+    this.#settle()
+    this.#listener.onAttemptEnd(this, trailers)
+  }
+
+  onError (error: Error): void {
+    if (this.settled) return
+    const code = errorCodeOf(this.stage, error)
+    this.#fail(code, error)
+    this.#listener.onAttemptFailed(this, code)
+  }
+
+  #fail (code: ErrorCode, error: Error): void {
+    this.error = error
+    this.culprit = culpritOf(code)
+    this.#settle()
+  }
+
+  #settle (): void {
+    this.settled = true
+    this.awaitsHead = false
+    this.responseTime = this.#upstream.clock.now() - this.#startedAt
+    this.backend.settle(resultOf(this), this.responseTime)
+    try {
+      this.#upstream.balancer.settle?.(this.backend, this)
+    } catch (error) {
+      this.#listener.onBalancerFault(error)
+    }
+  }
+}

@@ -1,0 +1,78 @@
+import type { FastifyRequest } from 'fastify'
+import { proxyError } from '../errors.ts'
+import type { Backend } from '../backend.ts'
+import type { Upstream } from '../upstream.ts'
+import { CapturedResponse } from './captured.ts'
+import { Exchange, type ExchangeClient, type Intent } from './exchange.ts'
+import { rewritten } from './header-record.ts'
+import { intentOf } from './intent.ts'
+import type { ResponseHead } from './response-headers.ts'
+import type { Settings } from './settings.ts'
+import type { Sink } from './sink.ts'
+
+/** An exchange whose answer goes to the one who asked for it. */
+class CaptureClient implements ExchangeClient {
+  exchange: Exchange | null = null
+  readonly #settings: Settings
+  readonly #intent: Intent
+  readonly #resolve: (response: CapturedResponse) => void
+  readonly #reject: (error: Error) => void
+  readonly #onSocketClose = (): void => this.exchange?.abandon()
+
+  constructor (settings: Settings, intent: Intent, resolve: (response: CapturedResponse) => void, reject: (error: Error) => void) {
+    this.#settings = settings
+    this.#intent = intent
+    this.#resolve = resolve
+    this.#reject = reject
+    intent.raw?.socket?.on('close', this.#onSocketClose)
+    settings.signal?.addEventListener('abort', this)
+  }
+
+  handleEvent (): void {
+    this.exchange?.giveUp(this.#settings.signal?.reason)
+  }
+
+  mappingFor (): null {
+    return null
+  }
+
+  interim (): void {}
+
+  answer (head: ResponseHead, backend: Backend): Sink {
+    const { rewriteHeaders } = this.#settings
+    const { request } = this.#intent
+    if (rewriteHeaders !== undefined && request !== undefined) head.headers = rewritten(head.headers, record => rewriteHeaders(record, request), 'rewriteHeaders')
+    const response = new CapturedResponse(head, backend, this.exchange as Exchange)
+    this.#resolve(response)
+    return response
+  }
+
+  finished (): void {
+    this.#forget()
+  }
+
+  failed (error: Error): void {
+    this.#forget()
+    this.#reject(error)
+  }
+
+  #forget (): void {
+    this.#intent.raw?.socket?.off('close', this.#onSocketClose)
+    this.#settings.signal?.removeEventListener('abort', this)
+  }
+}
+
+/** Sends what is intended and resolves to the answer as soon as its head is there. */
+export function capture (upstream: Upstream, intent: Intent, settings: Settings): Promise<CapturedResponse> {
+  return new Promise((resolve, reject) => {
+    if (settings.signal?.aborted === true) return reject(proxyError('ABORTED', settings.signal.reason))
+    const client = new CaptureClient(settings, intent, resolve, reject)
+    client.exchange = new Exchange(upstream, intent, client)
+    client.exchange.start()
+  })
+}
+
+/** Sends a client's request and hands its answer to a handler. */
+export async function captureRequest (upstream: Upstream, request: FastifyRequest, settings: Settings): Promise<CapturedResponse> {
+  return await capture(upstream, intentOf(request, upstream, settings), settings)
+}

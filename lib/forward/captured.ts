@@ -1,0 +1,71 @@
+import { arrayBuffer, json, text } from 'node:stream/consumers'
+import type { Readable } from 'node:stream'
+import type { HeaderRecord, ProxyResponse } from '../../types/index.ts'
+import type { Backend } from '../backend.ts'
+import { Content } from './content.ts'
+import { toRecord } from './header-record.ts'
+import type { ResponseHead } from './response-headers.ts'
+import type { Sink, Source } from './sink.ts'
+
+/** Hands the answer to a handler instead of the client. */
+export class CapturedResponse implements ProxyResponse, Sink {
+  readonly backend: Backend
+  readonly statusCode: number
+  readonly statusMessage: string
+  readonly headers: HeaderRecord
+  readonly trailers: HeaderRecord = Object.create(null)
+  readonly #source: Source
+  #content: Content | null = null
+  #ended = false
+
+  constructor (head: ResponseHead, backend: Backend, source: Source) {
+    this.backend = backend
+    this.statusCode = head.statusCode
+    this.statusMessage = head.statusMessage
+    this.headers = toRecord(head.headers)
+    this.#source = source
+  }
+
+  get body (): Readable {
+    if (this.#content === null) {
+      this.#content = new Content(this.#source)
+      if (this.#ended) this.#content.push(null)
+    }
+    return this.#content
+  }
+
+  /** Whether somebody has asked for the content. */
+  get taken (): boolean {
+    return this.#content !== null
+  }
+
+  text (): Promise<string> {
+    return text(this.body)
+  }
+
+  json<T = unknown> (): Promise<T> {
+    return json(this.body) as Promise<T>
+  }
+
+  async arrayBuffer (): Promise<ArrayBuffer> {
+    return await arrayBuffer(this.body) as ArrayBuffer
+  }
+
+  interim (): void {}
+
+  head (): void {}
+
+  data (chunk: Buffer): boolean {
+    return (this.body as Content).push(chunk)
+  }
+
+  end (trailers: string[]): void {
+    Object.assign(this.trailers, toRecord(trailers))
+    this.#ended = true
+    this.#content?.push(null)
+  }
+
+  cut (error: Error): void {
+    (this.body as Content).destroy(error)
+  }
+}

@@ -1,0 +1,62 @@
+import { Readable } from 'node:stream'
+import type { ReadableStream as NodeReadableStream } from 'node:stream/web'
+import type { ForwardHttpOptions } from '../../types/index.ts'
+import { proxyError } from '../errors.ts'
+import type { Upstream } from '../upstream.ts'
+import { capture } from './capture-client.ts'
+import type { CapturedResponse } from './captured.ts'
+import { Kind, kindOf } from './field-kinds.ts'
+import { settingsOf } from './settings.ts'
+import { assertCanonical } from './target.ts'
+
+/** Statuses that a `Response` must not have a body with. */
+const NULL_BODY: ReadonlySet<number> = new Set([204, 205, 304])
+
+/** Sends a WHATWG request to a backend. Its own host is not asked: path, method, headers and body are. */
+export async function forwardHttp (upstream: Upstream, request: Request, options: ForwardHttpOptions = {}): Promise<Response> {
+  const url = new URL(request.url)
+  const path = options.path ?? url.pathname + url.search
+  assertCanonical(path)
+  const signal = options.signal === undefined ? request.signal : AbortSignal.any([request.signal, options.signal])
+  const settings = settingsOf(upstream, { timeout: options.timeout, signal })
+  const headers = requestHeaders(request, upstream)
+  if (upstream.preserveHost) headers.push('host', url.host)
+  const answer = await capture(upstream, {
+    request: undefined,
+    method: request.method,
+    path,
+    headers,
+    acceptsTrailers: false,
+    contentLength: -1,
+    body: request.body === null ? null : Readable.fromWeb(request.body as NodeReadableStream),
+    raw: null,
+    asterisk: false,
+    timeouts: settings.timeouts,
+    log: undefined
+  }, settings)
+  return responseOf(answer, request.method)
+}
+
+function requestHeaders (request: Request, upstream: Upstream): string[] {
+  const headers: string[] = []
+  for (const [name, value] of request.headers) {
+    const kind = kindOf(name)
+    const endToEnd = kind === Kind.PASS || kind === Kind.COOKIE || (kind >= Kind.X_FORWARDED && kind <= Kind.FORWARDED)
+    if (endToEnd) headers.push(name, value)
+    else if (kind === Kind.VIA && upstream.via !== null && value.toLowerCase().includes(` ${upstream.via.toLowerCase()}`)) throw proxyError('LOOP')
+    else if (kind === Kind.VIA) headers.push(name, value)
+  }
+  if (upstream.via !== null) headers.push('Via', `1.1 ${upstream.via}`)
+  return headers
+}
+
+function responseOf (answer: CapturedResponse, method: string): Response {
+  const headers = new Headers()
+  for (const [name, value] of Object.entries(answer.headers)) {
+    if (value === undefined) continue
+    for (const item of Array.isArray(value) ? value : [value]) headers.append(name, item)
+  }
+  const none = NULL_BODY.has(answer.statusCode) || method === 'HEAD'
+  const body = none ? null : Readable.toWeb(answer.body) as ReadableStream
+  return new Response(body, { status: answer.statusCode, statusText: answer.statusMessage, headers })
+}

@@ -1,0 +1,52 @@
+import { proxyError } from '../errors.ts'
+import type { HeaderRecord } from '../../types/index.ts'
+
+/** What may stand in a field's value: RFC 9110, 5.5. CR, LF and NUL would end the field, or the message. */
+const INVALID_VALUE = /[^\t\x20-\x7e\x80-\xff]/
+const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
+
+/** Names in lower case; a name that came more than once has an array. */
+export function toRecord (headers: readonly string[]): HeaderRecord {
+  const record: HeaderRecord = Object.create(null)
+  for (let i = 0; i < headers.length; i += 2) {
+    const name = headers[i].toLowerCase()
+    const value = headers[i + 1]
+    const present = record[name]
+    if (present === undefined) record[name] = value
+    else if (Array.isArray(present)) present.push(value)
+    else record[name] = [present, value]
+  }
+  return record
+}
+
+/** Names and values in turn, each name spelt as in `like` where it is there. */
+export function toPairs (record: HeaderRecord, like: readonly string[], source: string): string[] {
+  const spelling = new Map<string, string>()
+  for (let i = 0; i < like.length; i += 2) spelling.set(like[i].toLowerCase(), like[i])
+  const pairs: string[] = []
+  for (const [name, value] of Object.entries(record)) {
+    if (value === undefined || value === null) continue
+    if (!TOKEN.test(name)) throw proxyError('INVALID_HEADER', undefined, source, name)
+    for (const item of Array.isArray(value) ? value : [value]) {
+      const text = String(item)
+      if (INVALID_VALUE.test(text)) throw proxyError('INVALID_HEADER', undefined, source, name)
+      pairs.push(spelling.get(name.toLowerCase()) ?? name, text)
+    }
+  }
+  return pairs
+}
+
+/** Fields that say how a message is framed or routed: none of a rewriter's business. */
+const FRAMING = new Set(['connection', 'content-length', 'transfer-encoding', 'keep-alive', 'upgrade', 'expect', 'te', 'trailer'])
+
+/** Lets a user's function change headers, but for those that frame the message. Throws `INVALID_HEADER`. */
+export function rewritten (headers: string[], rewrite: (record: HeaderRecord) => HeaderRecord, source: string): string[] {
+  const result = rewrite(toRecord(headers))
+  if (typeof result !== 'object' || result === null) throw proxyError('INVALID_HEADER', undefined, source, String(result))
+  const kept: string[] = []
+  for (let i = 0; i < headers.length; i += 2) {
+    if (FRAMING.has(headers[i].toLowerCase())) kept.push(headers[i], headers[i + 1])
+  }
+  const free = Object.fromEntries(Object.entries(result).filter(([name]) => !FRAMING.has(name.toLowerCase())))
+  return [...toPairs(free, headers, source), ...kept]
+}

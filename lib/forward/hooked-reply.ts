@@ -1,0 +1,94 @@
+import type { FastifyReply } from 'fastify'
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { Content } from './content.ts'
+import { toRecord } from './header-record.ts'
+import { joinReplyHeaders } from './reply-headers.ts'
+import type { ResponseHead } from './response-headers.ts'
+import type { Sink, Source } from './sink.ts'
+import { addTrailers, isHttp2, writeInterim } from './wire.ts'
+
+/**
+ * Sends the answer through Fastify, so that its `onSend` hooks see and may change it. What they leave alone
+ * goes out in the same bytes as past Fastify.
+ */
+export class HookedReply implements Sink {
+  readonly #reply: FastifyReply
+  readonly #source: Source
+  #content: Content | null = null
+
+  constructor (reply: FastifyReply, source: Source) {
+    this.#reply = reply
+    this.#source = source
+  }
+
+  interim (statusCode: number, headers: string[]): void {
+    writeInterim(this.#reply.raw, statusCode, headers)
+  }
+
+  head (head: ResponseHead): void {
+    const reply = this.#reply
+    const headers = joinReplyHeaders(reply, head.headers)
+    reply.code(head.statusCode)
+    for (const [name, value] of Object.entries(toRecord(headers))) reply.header(name, value)
+    if (!isHttp2(reply.raw)) keepSpelling(reply.raw, headers, head.statusCode, head.statusMessage)
+    if (head.hasBody) this.#content = new Content(this.#source)
+    // Without content there is none for a hook to see; Fastify then adds no content type of its own.
+    reply.send(this.#content ?? undefined)
+  }
+
+  data (chunk: Buffer): boolean {
+    return this.#content === null || this.#content.push(chunk)
+  }
+
+  end (trailers: string[]): void {
+    if (trailers.length > 0) addTrailers(this.#reply.raw, trailers)
+    this.#content?.push(null)
+  }
+
+  cut (error: Error): void {
+    if (this.#content === null) this.#reply.raw.destroy()
+    else this.#content.destroy(error)
+  }
+}
+
+/**
+ * Fastify writes names in lower case and each once. This puts back the backend's spelling, order and repetitions
+ * of all fields that no hook has changed, and its reason phrase.
+ */
+function keepSpelling (res: ServerResponse, original: string[], statusCode: number, statusMessage: string): void {
+  const writeHead = res.writeHead as (...args: unknown[]) => ServerResponse
+  res.writeHead = function (this: ServerResponse, code: number, reason?: string | OutgoingHttpHeaders, given?: OutgoingHttpHeaders) {
+    res.writeHead = writeHead as ServerResponse['writeHead']
+    const final = { ...this.getHeaders(), ...(typeof reason === 'object' ? reason : given) }
+    for (const name of this.getHeaderNames()) this.removeHeader(name)
+    const headers = respelt(final, original)
+    return code === statusCode ? writeHead.call(this, code, statusMessage, headers) : writeHead.call(this, code, headers)
+  } as ServerResponse['writeHead']
+}
+
+function respelt (final: OutgoingHttpHeaders, original: string[]): string[] {
+  const before = toRecord(original)
+  const headers: string[] = []
+  const written = new Set<string>()
+  for (let i = 0; i < original.length; i += 2) {
+    const name = original[i].toLowerCase()
+    const value = final[name]
+    if (value === undefined) continue
+    if (same(value, before[name])) headers.push(original[i], original[i + 1])
+    else if (!written.has(name)) pushAll(headers, original[i], value)
+    written.add(name)
+  }
+  for (const [name, value] of Object.entries(final)) {
+    if (value !== undefined && !written.has(name.toLowerCase())) pushAll(headers, name, value)
+  }
+  return headers
+}
+
+function same (a: number | string | string[], b: string | string[] | undefined): boolean {
+  if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((item, i) => item === b[i])
+  return String(a) === b
+}
+
+function pushAll (headers: string[], name: string, value: number | string | string[]): void {
+  for (const item of Array.isArray(value) ? value : [value]) headers.push(name, String(item))
+}

@@ -1,0 +1,5 @@
+export { captureRequest } from './capture-client.ts'
+export { forwardHttp } from './forward-http.ts'
+export { ReplyClient } from './reply-client.ts'
+export { Route } from './route.ts'
+export { settingsOf, type Settings } from './settings.ts'

@@ -1,0 +1,87 @@
+import type { FastifyRequest } from 'fastify'
+import { Readable } from 'node:stream'
+import { proxyError } from '../errors.ts'
+import type { Upstream } from '../upstream.ts'
+import type { Intent } from './exchange.ts'
+import { rewritten } from './header-record.ts'
+import { replacePrefix, type ReplacedPrefix } from './prefix.ts'
+import { buildRequestHead } from './request-headers.ts'
+import type { Settings } from './settings.ts'
+import { assertCanonical, parseTarget } from './target.ts'
+
+/** Methods that are never forwarded: RFC 9110, 9.3.6 and 9.3.8. */
+const REFUSED: ReadonlySet<string> = new Set(['TRACE', 'CONNECT'])
+/** What `Allow` says where a method is refused or hops have run out. */
+export const ALLOW = 'DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT'
+
+/** A request of Fastify's as it is to be sent, and what is needed to map its answer back. */
+export interface FastifyIntent extends Intent {
+  replaced: ReplacedPrefix | null
+  /** The host that the client asked for. */
+  host: string
+}
+
+/**
+ * Reads what a client asks for and writes what a backend is to be asked.
+ * Throws `METHOD_REFUSED`, `BAD_REQUEST`, `UNSUPPORTED_CODING`, `LOOP`, `BODY_CONSUMED` or `INVALID_HEADER`.
+ */
+export function intentOf (request: FastifyRequest, upstream: Upstream, settings: Settings): FastifyIntent {
+  const { raw } = request
+  const method = raw.method as string
+  if (REFUSED.has(method)) throw Object.assign(proxyError('METHOD_REFUSED', undefined, method), { headers: { allow: ALLOW } })
+  const target = parseTarget(raw.url as string, method)
+  const replaced = settings.prefix === null ? null : replacePrefix(target.path, settings.prefix)
+  const path = pathOf(target.path, replaced, settings.path)
+  const head = buildRequestHead(request, raw, target, upstream, settings.preserveHost)
+  const body = head.hasBody ? bodyOf(request) : null
+  if (settings.rewriteRequestHeaders !== undefined) {
+    const { rewriteRequestHeaders } = settings
+    head.headers = rewritten(head.headers, record => rewriteRequestHeaders(request, record), 'rewriteRequestHeaders')
+  }
+  const streamed = body instanceof Readable
+  // A body that a hook has put through a stream of its own has a length of its own.
+  if (streamed && body === raw && head.contentLength >= 0) head.headers.push('content-length', String(head.contentLength))
+  return {
+    request,
+    method,
+    path,
+    headers: head.headers,
+    acceptsTrailers: head.acceptsTrailers && raw.httpVersion !== '1.0',
+    contentLength: head.contentLength,
+    body,
+    raw: streamed && body !== raw ? null : raw,
+    asterisk: target.asterisk && path === '/',
+    timeouts: settings.timeouts,
+    log: request.log,
+    replaced,
+    host: head.host
+  }
+}
+
+function pathOf (asked: string, replaced: ReplacedPrefix | null, given: string | undefined): string {
+  if (given === undefined) {
+    if (replaced === null) return asked
+    // What is left of a prefix may begin with two slashes where the whole did not.
+    if (replaced.path.charCodeAt(1) === 0x2f || replaced.path.charCodeAt(1) === 0x5c || replaced.path.charCodeAt(1) === 0x25) assertCanonical(replaced.path)
+    return replaced.path
+  }
+  assertCanonical(given)
+  const query = asked.indexOf('?')
+  return given.includes('?') || query === -1 ? given : given + asked.slice(query)
+}
+
+/** The body as it came, or as near to that as the application has left it. Throws `BODY_CONSUMED`. */
+function bodyOf (request: FastifyRequest): Readable | Buffer | null {
+  const { body, raw } = request
+  if (body === undefined) {
+    if (raw.readableDidRead) throw proxyError('BODY_CONSUMED', undefined, request.headers['content-type'] ?? 'none')
+    return raw
+  }
+  if (body instanceof Readable) return body
+  if (Buffer.isBuffer(body)) return body
+  if (body instanceof Uint8Array) return Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  if (typeof body === 'string') return Buffer.from(body)
+  const type = request.headers['content-type'] ?? ''
+  if (/^\s*[^;\s]+\/(?:[^;\s]+\+)?json\s*(?:;|$)/i.test(type)) return Buffer.from(JSON.stringify(body))
+  throw proxyError('BODY_CONSUMED', undefined, type === '' ? 'none' : type)
+}

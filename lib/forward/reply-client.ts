@@ -1,0 +1,152 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { ServerResponse } from 'node:http'
+import type { Backend } from '../backend.ts'
+import { proxyError } from '../errors.ts'
+import type { Upstream } from '../upstream.ts'
+import { CapturedResponse } from './captured.ts'
+import { Completion } from './completion.ts'
+import { Exchange, type ExchangeClient } from './exchange.ts'
+import { rewritten } from './header-record.ts'
+import { HookedReply } from './hooked-reply.ts'
+import { ALLOW, intentOf, type FastifyIntent } from './intent.ts'
+import { PrefixMapping } from './prefix-mapping.ts'
+import { RawReply } from './raw-reply.ts'
+import { wantsHooks } from './reply-kind.ts'
+import { MAX_FORWARDS_REACHED } from './request-headers.ts'
+import type { ResponseHead } from './response-headers.ts'
+import type { Settings } from './settings.ts'
+import type { Sink } from './sink.ts'
+import { writeInterim } from './wire.ts'
+
+const kClient = Symbol('rockstar-proxy.client')
+type TrackedResponse = ServerResponse & { [kClient]?: ReplyClient }
+
+/** An exchange whose answer goes into a reply. */
+export class ReplyClient implements ExchangeClient {
+  readonly completion = new Completion<void>()
+  readonly #request: FastifyRequest
+  readonly #reply: FastifyReply
+  #settings: Settings | null = null
+  #intent: FastifyIntent | null = null
+  #exchange: Exchange | null = null
+  /** Whether the one who called has not got its promise yet. */
+  #starting = true
+
+  constructor (request: FastifyRequest, reply: FastifyReply) {
+    this.#request = request
+    this.#reply = reply
+  }
+
+  /** Sends the request. A failure that is there at once is told a little later, when the caller can hear it. */
+  start (upstream: Upstream, settings: Settings): this {
+    this.#settings = settings
+    const res = this.#reply.raw as TrackedResponse
+    if (res.destroyed || res.socket?.destroyed === true) {
+      this.failed(proxyError('CLIENT_CLOSED', new Error('the client had gone before its request was forwarded')))
+      return this
+    }
+    try {
+      this.#intent = intentOf(this.#request, upstream, settings)
+    } catch (error) {
+      if (error === MAX_FORWARDS_REACHED) this.#answerOptions()
+      else this.failed(error as Error)
+      return this
+    }
+    this.#exchange = new Exchange(upstream, this.#intent, this)
+    res[kClient] = this
+    res.on('close', onClose)
+    const { signal } = settings
+    if (signal?.aborted === true) this.onAbort()
+    else {
+      signal?.addEventListener('abort', this)
+      this.#exchange.start()
+    }
+    this.#starting = false
+    return this
+  }
+
+  /** An `AbortSignal` listener. */
+  handleEvent (): void {
+    this.onAbort()
+  }
+
+  onAbort (): void {
+    this.#exchange?.giveUp(this.#settings?.signal?.reason)
+  }
+
+  onClose (): void {
+    const exchange = this.#exchange as Exchange
+    if (exchange.ended) return
+    // Somebody else has answered, a handler's time-out for one: that is no client gone.
+    if (this.#reply.raw.writableFinished && !exchange.committed) exchange.giveUp(new Error('the request was answered by somebody else'))
+    else exchange.abandon()
+  }
+
+  mappingFor (backend: Backend): PrefixMapping | null {
+    const { replaced, host } = this.#intent as FastifyIntent
+    if (this.#settings?.mapBack !== true || replaced === null) return null
+    return new PrefixMapping(backend.basePath + replaced.inner, replaced.outer, backend.host, host)
+  }
+
+  interim (statusCode: number, headers: string[]): void {
+    if (!this.#reply.raw.headersSent && !this.#reply.sent) writeInterim(this.#reply.raw, statusCode, headers)
+  }
+
+  answer (head: ResponseHead, backend: Backend): Sink {
+    const { rewriteHeaders, onResponse } = this.#settings as Settings
+    const exchange = this.#exchange as Exchange
+    if (rewriteHeaders !== undefined) head.headers = rewritten(head.headers, record => rewriteHeaders(record, this.#request), 'rewriteHeaders')
+    if (onResponse !== undefined) {
+      const response = new CapturedResponse(head, backend, exchange)
+      onResponse(this.#request, this.#reply, response)
+      if (response.taken) return response
+    }
+    if (this.#reply.sent || this.#reply.raw.headersSent) throw new Error('the request was answered by somebody else')
+    return wantsHooks(this.#reply) ? new HookedReply(this.#reply, exchange) : new RawReply(this.#reply, exchange)
+  }
+
+  finished (): void {
+    this.#settings?.signal?.removeEventListener('abort', this)
+    this.completion.fulfil()
+  }
+
+  failed (error: Error): void {
+    this.#settings?.signal?.removeEventListener('abort', this)
+    if (this.#starting) setImmediate(deliver, this, error)
+    else this.deliver(error)
+  }
+
+  deliver (error: Error): void {
+    const reply = this.#reply
+    const onError = this.#settings?.onError
+    if ((error as { code?: string }).code === 'FST_ROCKSTAR_CLIENT_CLOSED') {
+      // There is nobody to answer; hooks that look at the reply see why.
+      if (!reply.raw.headersSent) reply.raw.statusCode = 499
+      return this.completion.fulfil()
+    }
+    if (onError !== undefined && !reply.sent) {
+      try {
+        onError(this.#request, reply, error)
+      } catch (thrown) {
+        this.#request.log.error({ err: thrown }, 'onError threw')
+      }
+      if (reply.sent || reply.raw.headersSent) return this.completion.fulfil()
+    }
+    if (!this.completion.observed && !reply.sent && !reply.raw.headersSent) reply.send(error)
+    this.completion.reject(error)
+  }
+
+  /** RFC 9110, 7.6.2: the last one that an `OPTIONS` may reach answers it. */
+  #answerOptions (): void {
+    this.#reply.header('allow', ALLOW).send()
+    this.completion.fulfil()
+  }
+}
+
+function onClose (this: TrackedResponse): void {
+  this[kClient]?.onClose()
+}
+
+function deliver (client: ReplyClient, error: Error): void {
+  client.deliver(error)
+}

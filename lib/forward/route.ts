@@ -1,0 +1,31 @@
+import type { RouteOptions, UpstreamChoice } from '../../types/index.ts'
+import type { Upstream } from '../upstream.ts'
+import { prefixRule, type PrefixRule } from './prefix.ts'
+import { settingsOf, type Settings } from './settings.ts'
+
+/** A declared route, with what can be worked out before a request comes. */
+export class Route {
+  readonly upstream: UpstreamChoice | undefined
+  readonly #options: RouteOptions
+  readonly #prefix: PrefixRule
+  readonly #settings = new WeakMap<Upstream, Settings>()
+
+  /**
+   * @param prefix the whole prefix, with those of the scopes it is in
+   * @param mergeSlashes whether the router takes several slashes for one
+   */
+  constructor (options: RouteOptions, prefix: string, mergeSlashes: boolean) {
+    this.upstream = options.upstream
+    this.#options = options
+    this.#prefix = prefixRule(prefix, options.rewritePrefix ?? '', mergeSlashes)
+  }
+
+  settingsFor (upstream: Upstream): Settings {
+    let settings = this.#settings.get(upstream)
+    if (settings === undefined) {
+      settings = settingsOf(upstream, this.#options, this.#prefix, this.#options.internalRewriteLocationHeader ?? true)
+      this.#settings.set(upstream, settings)
+    }
+    return settings
+  }
+}

@@ -1,0 +1,38 @@
+import type { ForwardOptions, OnError, OnResponse, RewriteHeaders, RewriteRequestHeaders, Timeouts } from '../../types/index.ts'
+import type { Upstream } from '../upstream.ts'
+import type { PrefixRule } from './prefix.ts'
+
+/** What holds for one request: the upstream's ways, and what its route or its caller wants otherwise. */
+export interface Settings {
+  timeouts: Readonly<Timeouts>
+  preserveHost: boolean
+  rewriteRequestHeaders: RewriteRequestHeaders | undefined
+  rewriteHeaders: RewriteHeaders | undefined
+  onResponse: OnResponse | undefined
+  onError: OnError | undefined
+  signal: AbortSignal | undefined
+  path: string | undefined
+  /** How the route's prefix is replaced; `null` where there is no route of ours. */
+  prefix: PrefixRule | null
+  /** Whether answers have their paths mapped back. */
+  mapBack: boolean
+}
+
+/** Joins the options of a route or a call to those of the upstream. Done once for a route. */
+export function settingsOf (upstream: Upstream, options: ForwardOptions, prefix: PrefixRule | null = null, mapBack = false): Settings {
+  if (options.timeout !== undefined) {
+    for (const timeout of Object.values(options.timeout)) upstream.deadlines.allowFor(timeout)
+  }
+  return {
+    timeouts: options.timeout === undefined ? upstream.timeouts : { ...upstream.timeouts, ...options.timeout },
+    preserveHost: options.preserveHost ?? upstream.preserveHost,
+    rewriteRequestHeaders: options.rewriteRequestHeaders,
+    rewriteHeaders: options.rewriteHeaders,
+    onResponse: options.onResponse,
+    onError: options.onError,
+    signal: options.signal,
+    path: options.path,
+    prefix,
+    mapBack
+  }
+}

@@ -1,0 +1,42 @@
+import { STATUS_CODES, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
+import type { ServerHttp2Stream } from 'node:http2'
+import { toRecord } from './header-record.ts'
+
+/**
+ * Sends an interim response on to the client. RFC 9110, 15.2: never to one of HTTP/1.0.
+ * Node's own methods know only some statuses and only the `Link` field.
+ */
+export function writeInterim (res: ServerResponse, statusCode: number, headers: string[]): void {
+  const { stream } = res as unknown as { stream?: ServerHttp2Stream }
+  if (stream !== undefined) {
+    // 101 means nothing in HTTP/2, and Node answers expectations itself.
+    if (statusCode > 101 && !stream.headersSent && !stream.destroyed) stream.additionalHeaders({ ':status': statusCode, ...toRecord(headers) })
+    return
+  }
+  const { req } = res
+  if (req.httpVersionMajor === 1 && req.httpVersionMinor === 0) return
+  const raw = res as unknown as { _writeRaw?: (head: string, encoding: string) => void }
+  if (raw._writeRaw === undefined || res.headersSent) return
+  let head = `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode] ?? ''}\r\n`
+  for (let i = 0; i < headers.length; i += 2) head += `${headers[i]}: ${headers[i + 1]}\r\n`
+  raw._writeRaw(`${head}\r\n`, 'latin1')
+}
+
+/** Writes a head whose names, order and repetitions are those given. */
+export function writeHead (res: ServerResponse, statusCode: number, statusMessage: string, headers: string[]): void {
+  if (isHttp2(res)) res.writeHead(statusCode, toRecord(headers) as OutgoingHttpHeaders)
+  else res.writeHead(statusCode, statusMessage, headers)
+}
+
+/** Trailers for the end of the content. Before `end()`. */
+export function addTrailers (res: ServerResponse, trailers: string[]): void {
+  if (isHttp2(res)) return res.addTrailers(toRecord(trailers) as OutgoingHttpHeaders)
+  const pairs: [string, string][] = []
+  for (let i = 0; i < trailers.length; i += 2) pairs.push([trailers[i], trailers[i + 1]])
+  res.addTrailers(pairs)
+}
+
+/** Whether a response is one of Node's HTTP/2 compatibility layer. */
+export function isHttp2 (res: ServerResponse): boolean {
+  return res.req.httpVersionMajor === 2
+}

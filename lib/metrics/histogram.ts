@@ -1,0 +1,70 @@
+/** Sub-buckets to each power of two: a value is known to within 1/32. */
+const SUB_BITS = 5
+const SUB_COUNT = 1 << SUB_BITS
+/** Microseconds up to which values are told apart: 2^36, about 19 hours. */
+const MAX_BITS = 36
+const SIZE = (MAX_BITS - SUB_BITS + 1) * SUB_COUNT
+
+/**
+ * Counts durations in buckets that grow with the value: constant memory (4 KiB), one increment to record.
+ * Source: HdrHistogram's log-linear layout.
+ */
+export class Histogram {
+  count = 0
+  sum = 0
+  min = Infinity
+  max = 0
+  readonly #buckets = new Uint32Array(SIZE)
+
+  /** Counts one duration, in milliseconds. */
+  record (milliseconds: number): void {
+    this.count++
+    this.sum += milliseconds
+    if (milliseconds < this.min) this.min = milliseconds
+    if (milliseconds > this.max) this.max = milliseconds
+    this.#buckets[bucketOf(milliseconds * 1000)]++
+  }
+
+  /** The average, in milliseconds; 0 while nothing was recorded. */
+  get mean (): number {
+    return this.count === 0 ? 0 : this.sum / this.count
+  }
+
+  /**
+   * The duration that a share of those recorded did not exceed, in milliseconds, within 1/32 of the true value.
+   * @param quantile 0 to 1
+   */
+  quantile (quantile: number): number {
+    if (this.count === 0) return 0
+    const rank = Math.max(1, Math.ceil(quantile * this.count))
+    let seen = 0
+    for (let bucket = 0; bucket < SIZE; bucket++) {
+      seen += this.#buckets[bucket]
+      if (seen >= rank) return Math.min(this.max, Math.max(this.min, middleOf(bucket) / 1000))
+    }
+    return this.max
+  }
+
+  reset (): void {
+    this.count = 0
+    this.sum = 0
+    this.min = Infinity
+    this.max = 0
+    this.#buckets.fill(0)
+  }
+}
+
+/** Linear below SUB_COUNT microseconds; above, SUB_COUNT buckets to each power of two. */
+function bucketOf (microseconds: number): number {
+  if (!(microseconds >= 1)) return 0
+  if (microseconds < SUB_COUNT) return microseconds | 0
+  const power = Math.floor(Math.log2(microseconds))
+  if (power >= MAX_BITS) return SIZE - 1
+  return (power - SUB_BITS) * SUB_COUNT + Math.floor(microseconds / 2 ** (power - SUB_BITS))
+}
+
+function middleOf (bucket: number): number {
+  if (bucket < SUB_COUNT) return bucket + 0.5
+  const power = Math.floor(bucket / SUB_COUNT) - 1
+  return (bucket - power * SUB_COUNT + 0.5) * 2 ** power
+}

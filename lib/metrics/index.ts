@@ -1,0 +1,2 @@
+export { Counters } from './counters.ts'
+export { Histogram } from './histogram.ts'

@@ -1,0 +1,173 @@
+import { buildConnector, Dispatcher, type Client } from 'undici'
+import type { BackendPoolStats, PoolOptions } from '../../types/index.ts'
+import { Connection, type ConnectionOwner } from './connection.ts'
+
+interface Waiting {
+  options: Dispatcher.DispatchOptions
+  handler: Dispatcher.DispatchHandler
+}
+
+/** Requests to a connection that is not to have been used before. */
+export interface FreshDispatchOptions extends Dispatcher.DispatchOptions {
+  /** Set where a used connection has just failed: take a new one where there is room for it. */
+  fresh?: boolean
+}
+
+/**
+ * The connections to one backend. The one used last is used next, so that the fewest stay open; at the limit
+ * requests wait in order. undici's own pool does not tell which connection a request is on, which is needed to
+ * know a connection that died idle, a reset from an end, and a 100 Continue.
+ */
+export class BackendConnections extends Dispatcher implements ConnectionOwner {
+  connects = 0
+  connectErrors = 0
+  requests = 0
+  reuses = 0
+  readonly #origin: string
+  readonly #limit: number
+  readonly #options: Client.Options
+  readonly #connect: buildConnector.connector
+  readonly #all = new Set<Connection>()
+  readonly #idle: Connection[] = []
+  readonly #waiting: Waiting[] = []
+  #closing: Promise<void> | null = null
+  #onEmpty: (() => void) | null = null
+
+  constructor (origin: string, options: Required<PoolOptions>) {
+    super()
+    this.#origin = origin
+    this.#limit = options.connections
+    this.#options = {
+      pipelining: 1,
+      keepAliveTimeout: options.idleTimeout,
+      keepAliveMaxTimeout: options.idleTimeout,
+      keepAliveTimeoutThreshold: options.keepAliveMargin,
+      maxHeaderSize: options.maxHeaderSize,
+      // Time is kept by the exchange, which knows which of its steps it is in.
+      headersTimeout: 0,
+      bodyTimeout: 0
+    }
+    this.#connect = buildConnector({ timeout: options.connectTimeout })
+  }
+
+  override dispatch (options: FreshDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    this.requests++
+    const connection = this.#acquire(options.fresh === true)
+    if (connection === null) {
+      this.#waiting.push({ options, handler })
+      return false
+    }
+    this.#assign(connection, options, handler)
+    return true
+  }
+
+  /** Forgets a request that still waits for a connection; false when it does not wait. */
+  cancel (handler: Dispatcher.DispatchHandler): boolean {
+    const at = this.#waiting.findIndex(waiting => waiting.handler === handler)
+    if (at === -1) return false
+    this.#waiting.splice(at, 1)
+    this.#closeIfEmpty()
+    return true
+  }
+
+  stats (): BackendPoolStats {
+    const total = this.#all.size
+    const idle = this.#idle.length
+    return {
+      total,
+      active: total - idle,
+      idle,
+      pending: this.#waiting.length,
+      connects: this.connects,
+      connectErrors: this.connectErrors,
+      requests: this.requests,
+      reuseRatio: this.requests === 0 ? 0 : this.reuses / this.requests
+    }
+  }
+
+  /** Lets the requests it has finish, then closes every connection. */
+  override close (callback?: () => void): Promise<void> & void {
+    this.#closing ??= new Promise<void>(resolve => {
+      this.#onEmpty = resolve
+      for (const connection of [...this.#idle]) this.#discard(connection)
+      this.#closeIfEmpty()
+    })
+    if (callback !== undefined) this.#closing.then(callback)
+    return this.#closing as Promise<void> & void
+  }
+
+  /** Fails the requests it has and closes every connection at once. */
+  override destroy (reason?: unknown, callback?: unknown): Promise<void> & void {
+    const error = reason instanceof Error ? reason : new Error('the connection pool was closed')
+    for (const { handler } of this.#waiting.splice(0)) handler.onError?.(error)
+    const closed = Promise.all([...this.#all].map(connection => connection.client.destroy(error)))
+    this.#all.clear()
+    this.#idle.length = 0
+    const done = closed.then(() => this.#onEmpty?.())
+    for (const last of [reason, callback]) if (typeof last === 'function') done.then(last as () => void)
+    return done as Promise<void> & void
+  }
+
+  onConnected (): void {
+    this.connects++
+  }
+
+  onConnectFailed (connection: Connection): void {
+    this.connectErrors++
+    this.#all.delete(connection)
+  }
+
+  onFree (connection: Connection): void {
+    const next = this.#waiting.shift()
+    if (!connection.connected || !this.#all.has(connection)) {
+      this.#discard(connection)
+      if (next !== undefined) this.#assign(this.#open(), next.options, next.handler)
+    } else if (next !== undefined) {
+      this.#assign(connection, next.options, next.handler)
+    } else if (this.#closing !== null) {
+      this.#discard(connection)
+    } else {
+      this.#idle.push(connection)
+    }
+    this.#closeIfEmpty()
+  }
+
+  onClosed (connection: Connection): void {
+    // One with a request on it becomes free next, and is discarded then.
+    if (!connection.busy) this.#discard(connection)
+    this.#closeIfEmpty()
+  }
+
+  #acquire (fresh: boolean): Connection | null {
+    const room = this.#all.size < this.#limit
+    if (fresh && room) return this.#open()
+    while (this.#idle.length > 0) {
+      const connection = this.#idle.pop() as Connection
+      if (connection.connected) return connection
+      this.#discard(connection)
+    }
+    return this.#all.size < this.#limit ? this.#open() : null
+  }
+
+  #open (): Connection {
+    const connection = new Connection(this.#origin, this.#options, this.#connect, this)
+    this.#all.add(connection)
+    return connection
+  }
+
+  #assign (connection: Connection, options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): void {
+    if (connection.served > 0) this.reuses++
+    connection.dispatch(options, handler)
+  }
+
+  #discard (connection: Connection): void {
+    this.#all.delete(connection)
+    const at = this.#idle.indexOf(connection)
+    if (at !== -1) this.#idle.splice(at, 1)
+    connection.client.close().catch(() => {})
+  }
+
+  #closeIfEmpty (): void {
+    if (this.#closing !== null && this.#all.size === 0 && this.#waiting.length === 0) this.#onEmpty?.()
+  }
+}

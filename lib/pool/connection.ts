@@ -1,0 +1,100 @@
+import type { Socket } from 'node:net'
+import { Client, type Dispatcher, type buildConnector } from 'undici'
+import { filterContinue, type InterimListener } from './interim.ts'
+
+/** A dispatch handler that wants to know the connection it is served by. */
+export interface PooledHandler extends Dispatcher.DispatchHandler, InterimListener {
+  connection: Connection | null
+  /** Whether it has ended, well or not. */
+  readonly settled: boolean
+}
+
+/** Who hears of a connection's life. */
+export interface ConnectionOwner {
+  onConnected (connection: Connection): void
+  onConnectFailed (connection: Connection): void
+  onFree (connection: Connection): void
+  onClosed (connection: Connection): void
+}
+
+/** One connection to a backend: an undici client that never pipelines, and what we know of its socket. */
+export class Connection {
+  readonly client: Client
+  socket: Socket | null = null
+  /** Requests that the present socket has carried, the current one included. */
+  served = 0
+  /** Whether a request is on it, or waits for it to connect. */
+  busy = false
+  readonly #owner: ConnectionOwner
+  #handler: PooledHandler | null = null
+
+  constructor (origin: string, options: Client.Options, connect: buildConnector.connector, owner: ConnectionOwner) {
+    this.client = new Client(origin, {
+      ...options,
+      connect: (target, callback) => connect(target, (error, socket) => {
+        if (socket === null || error !== null) return callback(error as Error, null)
+        this.#adopt(socket)
+        callback(null, socket)
+      })
+    })
+    this.client
+      .on('connect', () => owner.onConnected(this))
+      .on('connectionError', () => owner.onConnectFailed(this))
+      .on('disconnect', () => {
+        this.socket = null
+        owner.onClosed(this)
+      })
+      .on('drain', () => this.#free())
+    this.#owner = owner
+  }
+
+  get connected (): boolean {
+    return this.socket !== null && !this.socket.destroyed
+  }
+
+  dispatch (options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): void {
+    this.busy = true
+    if (isPooled(handler)) {
+      this.#handler = handler
+      handler.connection = this
+    }
+    this.client.dispatch(options, handler)
+    // A request that undici refuses to take at all fails at once and is never followed by a 'drain'.
+    if (isPooled(handler) ? handler.settled : this.client.stats.size === 0) this.#free()
+  }
+
+  /** Counts a request that is about to be written; true when the socket has carried another before. */
+  begin (): boolean {
+    return this.served++ > 0
+  }
+
+  /**
+   * Changes the next head before it is written, for the few things that undici's own words do not allow.
+   */
+  rewriteNextHead (rewrite: (head: string) => string): void {
+    const { socket } = this
+    if (socket === null) return
+    const { write } = socket
+    const rewriteOnce = function (this: Socket, chunk: unknown, ...rest: unknown[]): boolean {
+      socket.write = write
+      return (write as (...args: unknown[]) => boolean).call(this, typeof chunk === 'string' ? rewrite(chunk) : chunk, ...rest)
+    }
+    socket.write = rewriteOnce as Socket['write']
+  }
+
+  #free (): void {
+    this.busy = false
+    this.#handler = null
+    this.#owner.onFree(this)
+  }
+
+  #adopt (socket: Socket): void {
+    this.socket = socket
+    this.served = 0
+    filterContinue(socket, () => this.#handler)
+  }
+}
+
+function isPooled (handler: Dispatcher.DispatchHandler): handler is PooledHandler {
+  return 'connection' in handler
+}

@@ -1,0 +1,219 @@
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { RockstarProxyOptionsSchema, UpstreamOptionsSchema } from '../types/index.ts'
+import type * as contracts from '../types/index.ts'
+import type { Backend } from './backend.ts'
+import { systemClock } from './clock.ts'
+import { Deadlines } from './deadlines.ts'
+import { proxyError } from './errors.ts'
+import { captureRequest, forwardHttp, ReplyClient, settingsOf, type Route, type Settings } from './forward/index.ts'
+import { resolveOptions } from './options.ts'
+import { Upstream, type Shared } from './upstream.ts'
+
+const NO_OPTIONS: contracts.ForwardOptions = Object.freeze({})
+
+/** What users do with an upstream: the seed's interface. */
+export class UpstreamManager implements contracts.Upstream {
+  /** What it stands for; not for users. */
+  readonly state: Upstream
+  /** The settings of calls that want nothing otherwise. */
+  readonly #plain: Settings
+
+  constructor (state: Upstream) {
+    this.state = state
+    this.#plain = settingsOf(state, NO_OPTIONS)
+  }
+
+  get name (): string {
+    return this.state.name
+  }
+
+  addBackend (options: contracts.BackendInput): Backend {
+    return this.state.add(options)
+  }
+
+  updateBackend (id: string, changes: contracts.BackendChanges): Backend {
+    return this.state.update(id, changes)
+  }
+
+  async removeBackend (id: string, options?: contracts.RemoveBackendOptions): Promise<void> {
+    await this.state.remove(id, options)
+  }
+
+  getBackend (id: string): Backend {
+    return this.state.get(id)
+  }
+
+  listBackends (): Backend[] {
+    return this.state.list()
+  }
+
+  forward (request: FastifyRequest, reply: FastifyReply, options?: contracts.ForwardOptions): Promise<void>
+  forward (request: FastifyRequest, reply?: undefined, options?: contracts.ForwardOptions): Promise<contracts.ProxyResponse>
+  forward (request: FastifyRequest, reply?: FastifyReply, options?: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
+    if (options?.upstream !== undefined) return this.forwardElsewhere(options.upstream, request, reply, options)
+    const settings = options === undefined ? this.#plain : settingsOf(this.state, options)
+    if (reply === undefined) return captureRequest(this.state, request, settings)
+    return new ReplyClient(request, reply).start(this.state, settings).completion
+  }
+
+  async forwardHttp (request: Request, options?: contracts.ForwardHttpOptions): Promise<Response> {
+    return await forwardHttp(this.state, request, options)
+  }
+
+  setLoadBalancer (balancer: contracts.BalancerInput): void {
+    this.state.setBalancer(balancer)
+  }
+
+  getLoadBalancer (): contracts.LoadBalancer {
+    return this.state.balancer
+  }
+
+  setConnectionPool (pool: contracts.PoolInput): void {
+    this.state.setPool(pool)
+  }
+
+  getConnectionPool (): contracts.ConnectionPool {
+    return this.state.pool
+  }
+
+  getMetrics (): contracts.UpstreamMetrics {
+    return this.state.metrics()
+  }
+
+  resetMetrics (): void {
+    this.state.resetMetrics()
+  }
+
+  /** Takes no new request. */
+  refuse (): void {
+    this.state.closed = true
+  }
+
+  /** Drains every backend, then closes what is left. */
+  async retire (options?: contracts.RemoveBackendOptions): Promise<void> {
+    this.refuse()
+    await Promise.all(this.state.list().map(backend => this.state.remove(backend.id, options)))
+    await this.shut()
+  }
+
+  /** Closes every connection at once. */
+  async shut (): Promise<void> {
+    const { pool } = this.state
+    await (pool.destroy?.() ?? pool.close())
+  }
+
+  /** Only the manager of all upstreams knows the others. */
+  protected forwardElsewhere (_choice: contracts.UpstreamChoice, _request: FastifyRequest, _reply: FastifyReply | undefined, _options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
+    throw proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
+  }
+}
+
+/** The default upstream, and the named ones beside it. */
+export class ProxyManager extends UpstreamManager implements contracts.ProxyManager {
+  readonly options: Readonly<contracts.RockstarProxyOptions>
+  readonly #shared: Shared
+  readonly #upstreams = new Map<string, UpstreamManager>()
+  #closing: Promise<void> | null = null
+
+  /** Throws `INVALID_OPTIONS`, naming the path of what is wrong. */
+  constructor (given: contracts.RockstarProxyOptions) {
+    const options = resolveOptions<contracts.RockstarProxyOptions>(RockstarProxyOptionsSchema, given, 'options')
+    const clock = options.clock ?? systemClock
+    const shared = { clock, deadlines: new Deadlines(clock) }
+    super(new Upstream('default', options, shared, 'options'))
+    this.options = options
+    this.#shared = shared
+    this.#upstreams.set('default', this)
+    for (const [name, upstream] of Object.entries(options.upstreams ?? {})) {
+      this.#addUpstream(name, upstream, `options.upstreams.${name}`)
+    }
+  }
+
+  upstream (name: string): UpstreamManager {
+    const upstream = this.#upstreams.get(name)
+    if (upstream === undefined) throw proxyError('UNKNOWN_UPSTREAM', undefined, name)
+    return upstream
+  }
+
+  addUpstream (name: string, options: contracts.UpstreamOptions = {}): UpstreamManager {
+    if (typeof name !== 'string' || name === '') throw proxyError('INVALID_OPTIONS', undefined, `name must be a string of at least 1 characters, and is ${String(name)}`)
+    const path = `upstreams.${name}`
+    return this.#addUpstream(name, resolveOptions<contracts.UpstreamOptions>(UpstreamOptionsSchema, options, path), path)
+  }
+
+  async removeUpstream (name: string, options?: contracts.RemoveBackendOptions): Promise<void> {
+    const upstream = this.upstream(name)
+    if (upstream === this) throw proxyError('INVALID_OPTIONS', undefined, "the upstream 'default' cannot be removed")
+    this.#upstreams.delete(name)
+    await upstream.retire(options)
+  }
+
+  listUpstreams (): UpstreamManager[] {
+    return [...this.#upstreams.values()]
+  }
+
+  override getMetrics (): contracts.ProxyMetrics {
+    const upstreams: contracts.ProxyMetrics['upstreams'] = Object.create(null)
+    for (const upstream of this.#upstreams.values()) {
+      if (upstream !== this) upstreams[upstream.name] = upstream.getMetrics()
+    }
+    return { ...super.getMetrics(), upstreams }
+  }
+
+  /** Sends a request by a declared route: nobody waits for its end. */
+  forwardRoute (request: FastifyRequest, reply: FastifyReply, route: Route): void {
+    const client = new ReplyClient(request, reply)
+    this.#choose(route.upstream, request,
+      state => client.start(state, route.settingsFor(state)),
+      error => client.failed(error))
+  }
+
+  /** Refuses new requests, lets those under way finish for so long, and aborts the rest. */
+  drain (): Promise<void> {
+    this.#closing ??= this.#drain(this.options.shutdownTimeout as number)
+    return this.#closing
+  }
+
+  /** Closes every connection. */
+  async close (): Promise<void> {
+    await this.drain()
+    this.#shared.deadlines.stop()
+    await Promise.all(this.listUpstreams().map(upstream => upstream.shut()))
+  }
+
+  protected override forwardElsewhere (choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
+    if (reply === undefined) {
+      return new Promise((resolve, reject) => this.#choose(choice, request,
+        state => { captureRequest(state, request, settingsOf(state, options)).then(resolve, reject) }, reject))
+    }
+    const client = new ReplyClient(request, reply)
+    this.#choose(choice, request, state => client.start(state, settingsOf(state, options)), error => client.failed(error))
+    return client.completion
+  }
+
+  /** Finds the upstream that a route or a call wants, which may take a while. */
+  #choose (choice: contracts.UpstreamChoice | undefined, request: FastifyRequest, use: (state: Upstream) => void, fail: (error: Error) => void): void {
+    if (choice === undefined) return use(this.state)
+    try {
+      const name = typeof choice === 'string' ? choice : choice(request)
+      if (typeof name === 'string') use(this.upstream(name).state)
+      else name.then(name => use(this.upstream(name).state)).catch(fail)
+    } catch (error) {
+      fail(error as Error)
+    }
+  }
+
+  #addUpstream (name: string, options: contracts.UpstreamOptions, path: string): UpstreamManager {
+    if (this.#upstreams.has(name)) throw proxyError('DUPLICATE_UPSTREAM', undefined, name)
+    const upstream = new UpstreamManager(new Upstream(name, options, this.#shared, path))
+    this.#upstreams.set(name, upstream)
+    return upstream
+  }
+
+  async #drain (timeout: number): Promise<void> {
+    const { deadlines } = this.#shared
+    for (const upstream of this.#upstreams.values()) upstream.refuse()
+    if (timeout > 0) await deadlines.whenEmpty(timeout)
+    for (const entry of deadlines.entries()) entry.giveUp()
+  }
+}

@@ -1,0 +1,39 @@
+import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
+import fp from 'fastify-plugin'
+import type { Server } from 'node:http'
+import { ProxyManager } from '../lib/proxy-manager.ts'
+import type { RockstarProxyOptions } from '../types/index.ts'
+import routes from './routes.ts'
+
+/**
+ * Decorates the app with `proxy`, a `ProxyManager`, and registers the routes that are declared.
+ * Throws `FST_ROCKSTAR_INVALID_OPTIONS`, naming path, value and expectation.
+ */
+const rockstarProxyPlugin: FastifyPluginAsync<RockstarProxyOptions> = async (app, options) => {
+  const proxy = new ProxyManager(options)
+  app.decorate('proxy', proxy)
+  app.addHook('onReady', async () => prepareServer(app))
+  app.addHook('preClose', () => proxy.drain())
+  app.addHook('onClose', () => proxy.close())
+  for (const route of proxy.options.routes ?? []) {
+    await app.register(routes, { ...route, prefix: route.prefix ?? '/' })
+  }
+}
+
+/** What Node's HTTP/1 server has to be told, where the application has not told it anything itself. */
+function prepareServer (app: FastifyInstance): void {
+  const server = app.server as Server
+  // Node drops fields beyond the thousandth in silence; what bounds a header section is its size.
+  if (server.maxHeadersCount === null) server.maxHeadersCount = 0
+  if (server.listenerCount('connect') === 0) {
+    server.on('connect', (_request, socket) => socket.end('HTTP/1.1 405 Method Not Allowed\r\nAllow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'))
+  }
+}
+
+const rockstarProxy = fp(rockstarProxyPlugin, { name: 'rockstar-proxy', fastify: '5.x' })
+export default rockstarProxy
+export { rockstarProxy, rockstarProxy as 'module.exports' }
+export { RoundRobin } from '../lib/balancer/index.ts'
+export { ConnectionPool } from '../lib/pool/index.ts'
+export { errors } from '../lib/errors.ts'
+export type * from '../types/index.ts'

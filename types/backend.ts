@@ -1,0 +1,102 @@
+import { Type, type Static } from '@sinclair/typebox'
+
+/** The highest weight a backend can have. */
+export const MAX_WEIGHT = 65535
+
+const url = Type.Unsafe<string | URL>(Type.Union([
+  Type.String({ minLength: 1 }),
+  Type.Object({ href: Type.String(), protocol: Type.String(), host: Type.String() })
+], {
+  description: 'Where the backend listens: `http://` or `https://`, a host, a port and a base path. No credentials, query or fragment.',
+  expected: 'an http: or https: URL, as a string or a URL object'
+}))
+
+const changeable = {
+  weight: Type.Optional(Type.Integer({
+    minimum: 0,
+    maximum: MAX_WEIGHT,
+    default: 1,
+    description: 'Share of the traffic relative to the other backends of the upstream. 0 takes none.'
+  })),
+  isActive: Type.Optional(Type.Boolean({
+    default: true,
+    description: 'Whether the backend takes new requests. `false` keeps it listed and idle.'
+  })),
+  metadata: Type.Optional(Type.Record(Type.String(), Type.Unknown(), {
+    default: {},
+    description: 'Anything the application wants to remember of the backend. Copied, never interpreted.'
+  }))
+}
+
+/** The options of one backend. */
+export const BackendOptionsSchema = Type.Object({
+  id: Type.Optional(Type.String({
+    minLength: 1,
+    maxLength: 128,
+    description: 'Name of the backend, unique in its upstream. Default: the host and port of its URL.'
+  })),
+  url,
+  ...changeable
+}, { additionalProperties: false, title: 'BackendOptions' })
+
+/** What `updateBackend()` may change. */
+export const BackendChangesSchema = Type.Object(changeable, { additionalProperties: false, title: 'BackendChanges' })
+
+/** A backend as given by option: its options, or only its URL. */
+export const BackendInputSchema = Type.Union([
+  Type.String({ minLength: 1 }),
+  BackendOptionsSchema
+], { expected: 'a URL string or an object with a url', title: 'BackendInput' })
+
+/** The options of one backend. Source: the seed's `Backend` struct. */
+export type BackendOptions = Static<typeof BackendOptionsSchema>
+/** What may be changed of a backend while it serves. */
+export type BackendChanges = Static<typeof BackendChangesSchema>
+/** A backend as given by option: its options, or only its URL. */
+export type BackendInput = string | BackendOptions
+
+/** One address, as users see it. The object stays the same as long as the backend is listed. */
+export interface Backend {
+  /** Unique in its upstream. */
+  readonly id: string
+  /** A copy of the address; changing it changes nothing. */
+  readonly url: URL
+  /** Share of the traffic, 0 to 65535. */
+  readonly weight: number
+  /** Whether it takes new requests. */
+  readonly isActive: boolean
+  /** Whether it has been removed or drained and only finishes what it has. */
+  readonly draining: boolean
+  /** The application's own notes. */
+  readonly metadata: Readonly<Record<string, unknown>>
+  /** When it was added. */
+  readonly createdAt: Date
+  /** When its options last changed. */
+  readonly updatedAt: Date
+  /** Attempts under way. */
+  readonly inFlight: number
+  /** Plain data of the above, for JSON. */
+  toJSON (): BackendSnapshot
+}
+
+/** A backend as JSON. */
+export interface BackendSnapshot {
+  id: string
+  url: string
+  weight: number
+  isActive: boolean
+  draining: boolean
+  metadata: Record<string, unknown>
+  createdAt: string
+  updatedAt: string
+  inFlight: number
+}
+
+/** How `removeBackend()` lets go. */
+export interface RemoveBackendOptions {
+  /**
+   * How long requests in flight may take to finish, in milliseconds, before they are aborted.
+   * `false` aborts them at once. Default: `{ timeout: 30000 }`.
+   */
+  drain?: { timeout?: number } | false
+}

@@ -1,0 +1,116 @@
+import { Type, type Static } from '@sinclair/typebox'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { Readable } from 'node:stream'
+import type { Backend } from './backend.ts'
+
+const milliseconds = (value: number, description: string) => Type.Number({
+  minimum: 0,
+  default: value,
+  description: `${description} 0 waits for ever.`
+})
+
+const timeouts = {
+  connect: milliseconds(10_000, 'Milliseconds an attempt waits for a connection to its backend: a free one, or a new one.'),
+  headers: milliseconds(30_000, 'Milliseconds an attempt waits for the response\'s head once the request is sent.'),
+  idle: milliseconds(60_000, 'Milliseconds without a byte, up or down, after which a body is given up.'),
+  request: milliseconds(30_000, 'Milliseconds until the response begins, all attempts included, counted from the arrival of the request\'s last byte.')
+}
+
+/** How long each step of an exchange may take. */
+export const TimeoutOptionsSchema = Type.Partial(Type.Object(timeouts), {
+  additionalProperties: false,
+  title: 'TimeoutOptions',
+  description: 'How long each step may take. Too late: 504, or 408 where the client was the slow one.'
+})
+
+/** The same for a route or a call, where what is not given is as the upstream says. */
+const TimeoutOverridesSchema = Type.Partial(Type.Object(Object.fromEntries(Object.entries(timeouts).map(
+  ([name, { default: _, ...schema }]) => [name, { ...schema, description: `As the upstream's \`timeout.${name}\`, for this alone.` }]
+)) as typeof timeouts), { additionalProperties: false, description: 'Overrides of the upstream\'s timeouts.' })
+
+/** How long each step of an exchange may take, in milliseconds. */
+export type TimeoutOptions = Static<typeof TimeoutOptionsSchema>
+/** The same with nothing left out. */
+export type Timeouts = Required<TimeoutOptions>
+
+/** Header names in lower case; a field that came more than once has an array. */
+export type HeaderRecord = Record<string, string | string[] | undefined>
+
+/** Changes the request's headers before they go to the backend: gets a copy, returns what to send. */
+export type RewriteRequestHeaders = (request: FastifyRequest, headers: HeaderRecord) => HeaderRecord
+/** Changes the response's headers before they go to the client: gets a copy, returns what to send. */
+export type RewriteHeaders = (headers: HeaderRecord, request: FastifyRequest) => HeaderRecord
+/** Hears of the response's head before anything goes to the client. Whoever takes `response.body` answers the client himself. */
+export type OnResponse = (request: FastifyRequest, reply: FastifyReply, response: ProxyResponse) => void
+/** Hears of a failure before anything went to the client, and may answer it with `reply.send()`. */
+export type OnError = (request: FastifyRequest, reply: FastifyReply, error: Error) => void
+/** The name of an upstream, or a function that finds it. */
+export type UpstreamChoice = string | ((request: FastifyRequest) => string | Promise<string>)
+
+const optionalFunction = <T>(description: string, signature: string) => Type.Optional(Type.Unsafe<T>(Type.Function([], Type.Unknown(), {
+  description, signature, expected: 'a function'
+})))
+
+/** What one request may have otherwise than its upstream; shared by routes and calls. */
+export const perRequest = {
+  upstream: Type.Optional(Type.Unsafe<UpstreamChoice>(Type.Union([Type.String({ minLength: 1 }), Type.Function([], Type.Unknown())], {
+    description: 'The named upstream to use: its name, or a function `(request) => name`, which may be async. Default: the default upstream.',
+    expected: 'the name of an upstream or a function that returns one',
+    signature: 'string | (request) => string | Promise<string>'
+  }))),
+  timeout: Type.Optional(TimeoutOverridesSchema),
+  preserveHost: Type.Optional(Type.Boolean({
+    description: 'Send the client\'s `Host` to the backend instead of the backend\'s own. Default: as the upstream says.'
+  })),
+  rewriteRequestHeaders: optionalFunction<RewriteRequestHeaders>('Changes the request\'s headers before they are sent. CR, LF or NUL in a value is refused.', '(request, headers) => headers'),
+  rewriteHeaders: optionalFunction<RewriteHeaders>('Changes the response\'s headers before they are sent. CR, LF or NUL in a value is refused.', '(headers, request) => headers'),
+  onResponse: optionalFunction<OnResponse>('Hears of the response\'s head before anything is sent. Taking `response.body` takes over the answer.', '(request, reply, response) => void'),
+  onError: optionalFunction<OnError>('Hears of a failure while the client can still be answered, and may answer with `reply.send()`.', '(request, reply, error) => void')
+}
+
+/** Options of one call of `forward(request, reply, options)`. */
+export const ForwardOptionsSchema = Type.Object({
+  ...perRequest,
+  path: Type.Optional(Type.String({
+    pattern: '^/',
+    description: 'Path to ask the backend for instead of the client\'s. The client\'s query is kept unless this has one of its own.'
+  })),
+  signal: Type.Optional(Type.Unsafe<AbortSignal>(Type.Object({ aborted: Type.Boolean() }, {
+    description: 'Gives the exchange up when it aborts.', expected: 'an AbortSignal', signature: 'AbortSignal'
+  })))
+}, { additionalProperties: false, title: 'ForwardOptions' })
+
+/** Options of one call of `forward(request, reply, options)`. */
+export type ForwardOptions = Static<typeof ForwardOptionsSchema>
+
+/** Options of one call of `forwardHttp(request, options)`. */
+export interface ForwardHttpOptions {
+  /** Gives the exchange up when it aborts, as the request's own signal does. */
+  signal?: AbortSignal
+  /** How long each step may take, in milliseconds. */
+  timeout?: TimeoutOptions
+  /** Path to ask the backend for instead of the request's. */
+  path?: string
+}
+
+/** A backend's answer, for handlers that want it themselves. */
+export interface ProxyResponse {
+  /** The status, 200 to 599. */
+  readonly statusCode: number
+  /** The reason phrase as it came, possibly empty. */
+  readonly statusMessage: string
+  /** End-to-end fields, names in lower case. */
+  readonly headers: HeaderRecord
+  /** Trailer fields; complete once the body has ended. */
+  readonly trailers: HeaderRecord
+  /** Who answered. */
+  readonly backend: Backend
+  /** The content as a stream. One that nobody reads is let go of by itself. */
+  readonly body: Readable
+  /** The content as text, decoded as UTF-8. Rejects when it was cut short. */
+  text (): Promise<string>
+  /** The content parsed as JSON. Rejects when it was cut short or is no JSON. */
+  json<T = unknown> (): Promise<T>
+  /** The content as bytes. Rejects when it was cut short. */
+  arrayBuffer (): Promise<ArrayBuffer>
+}

@@ -1,0 +1,12 @@
+import type {} from './fastify.ts'
+
+export * from './backend.ts'
+export * from './clock.ts'
+export * from './connection-pool.ts'
+export * from './forward.ts'
+export * from './load-balancer.ts'
+export * from './metrics.ts'
+export * from './options.ts'
+export * from './outcome.ts'
+export * from './proxy-manager.ts'
+export * from './routes.ts'

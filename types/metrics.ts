@@ -1,0 +1,37 @@
+/** Response times of finished requests, in milliseconds; 0 while there are none. */
+export interface ResponseTimes {
+  averageResponseTime: number
+  minResponseTime: number
+  maxResponseTime: number
+  /** From a log-linear histogram: within 3.2 % of the true value. */
+  p50ResponseTime: number
+  p90ResponseTime: number
+  p99ResponseTime: number
+}
+
+/** Counts of one backend. A request that was tried twice counts as two attempts. */
+export interface BackendMetrics extends ResponseTimes {
+  /** Attempts begun. */
+  totalRequests: number
+  /** Whole responses with a status below 500. */
+  successfulRequests: number
+  /** Failures of the backend, and responses with a status of 500 or more. */
+  failedRequests: number
+  /** Attempts given up because the client went away. */
+  abortedRequests: number
+  /** Attempts under way. */
+  inFlight: number
+}
+
+/** Counts of one upstream. Source: the seed's `ProxyMetrics`. */
+export interface UpstreamMetrics extends BackendMetrics {
+  /** Attempts made again. */
+  totalRetries: number
+  /** The same by backend id, of those listed now. */
+  backends: Record<string, BackendMetrics>
+}
+
+/** Counts of the default upstream, and of the named ones beside it. */
+export interface ProxyMetrics extends UpstreamMetrics {
+  upstreams: Record<string, UpstreamMetrics>
+}

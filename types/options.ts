@@ -1,0 +1,76 @@
+import { Type, type Static } from '@sinclair/typebox'
+import { BackendInputSchema } from './backend.ts'
+import type { Clock } from './clock.ts'
+import { PoolSchema } from './connection-pool.ts'
+import { TimeoutOptionsSchema } from './forward.ts'
+import { BalancerSchema } from './load-balancer.ts'
+import { RouteOptionsSchema } from './routes.ts'
+
+/** Which forwarded headers are written. */
+export const ForwardedSchema = Type.Union([
+  Type.Boolean(),
+  Type.Object({
+    xForwarded: Type.Optional(Type.Boolean({ default: true, description: '`X-Forwarded-For`, `-Host` and `-Proto`.' })),
+    standard: Type.Optional(Type.Boolean({ default: true, description: '`Forwarded`, RFC 7239.' }))
+  }, { additionalProperties: false })
+], {
+  default: true,
+  description: 'Tell the backend of the client. What the client sent of these fields is kept and appended to when Fastify\'s `trustProxy` trusts the peer, else removed. `false` writes none and removes what an untrusted peer sent.',
+  expected: 'a boolean or an object { xForwarded, standard }'
+})
+
+const perUpstream = {
+  backends: Type.Optional(Type.Array(BackendInputSchema, {
+    default: [],
+    description: 'The backends to begin with: URLs, or objects with a `url`.'
+  })),
+  balancer: Type.Optional(BalancerSchema),
+  timeout: Type.Optional(TimeoutOptionsSchema),
+  pool: Type.Optional(PoolSchema),
+  preserveHost: Type.Optional(Type.Boolean({
+    default: false,
+    description: 'Send the client\'s `Host` to the backend instead of the backend\'s own.'
+  })),
+  forwarded: Type.Optional(ForwardedSchema),
+  via: Type.Optional(Type.Union([Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$' }), Type.Literal(false)], {
+    default: 'rockstar-proxy',
+    description: 'Name of this proxy in `Via` (RFC 9110, 7.6.3). A request that already carries it has gone in a circle and gets 508: proxies in a row need names of their own. `false` writes none and looks for none.',
+    expected: 'a token or false'
+  }))
+}
+
+/** Options of one upstream. */
+export const UpstreamOptionsSchema = Type.Object(perUpstream, { additionalProperties: false, title: 'UpstreamOptions' })
+
+/** Options of the plugin: those of the default upstream, and what concerns the whole. */
+export const RockstarProxyOptionsSchema = Type.Object({
+  ...perUpstream,
+  upstreams: Type.Optional(Type.Record(Type.String({ minLength: 1 }), UpstreamOptionsSchema, {
+    default: {},
+    description: 'Named upstreams, each with policies and backends of its own.'
+  })),
+  routes: Type.Optional(Type.Array(RouteOptionsSchema, {
+    default: [],
+    description: 'Routes that are forwarded without a handler.'
+  })),
+  shutdownTimeout: Type.Optional(Type.Number({
+    minimum: 0,
+    default: 10_000,
+    description: 'Milliseconds that `app.close()` lets requests in flight finish before it aborts them.'
+  })),
+  clock: Type.Optional(Type.Unsafe<Clock>(Type.Object({
+    now: Type.Function([], Type.Number()),
+    wall: Type.Function([], Type.Number()),
+    setTimeout: Type.Function([], Type.Unknown()),
+    clearTimeout: Type.Function([], Type.Unknown())
+  }, {
+    description: 'Where time comes from, for tests that own it. Default: the system\'s monotonic clock.',
+    expected: 'a Clock with now(), wall(), setTimeout() and clearTimeout()',
+    signature: 'Clock'
+  })))
+}, { additionalProperties: false, title: 'RockstarProxyOptions' })
+
+/** Options of one upstream. */
+export type UpstreamOptions = Static<typeof UpstreamOptionsSchema>
+/** Options of the plugin. */
+export type RockstarProxyOptions = Static<typeof RockstarProxyOptionsSchema>
