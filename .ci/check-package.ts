@@ -4,6 +4,7 @@
  */
 import { execFileSync } from 'node:child_process'
 import { cpSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { isBuiltin } from 'node:module'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
@@ -44,6 +45,25 @@ function step (title: string, action: () => void): void {
   console.log(`  ok, ${((performance.now() - start) / 1000).toFixed(1)} s`)
 }
 
+/** What the code and the types of the package import must come with it: not only be there by luck. */
+function checkImports (directory: string): void {
+  const { dependencies, peerDependencies } = JSON.parse(readFileSync(join(directory, 'package.json'), 'utf8'))
+  const declared = new Set(Object.keys({ ...dependencies, ...peerDependencies }))
+  const dist = join(directory, 'dist')
+  const undeclared = new Set<string>()
+  for (const file of readdirSync(dist, { recursive: true, encoding: 'utf8' })) {
+    if (!/\.(js|d\.ts)$/.test(file)) continue
+    const text = readFileSync(join(dist, file), 'utf8')
+    for (const [, specifier = ''] of text.matchAll(/(?:\bfrom\s*|\bimport\s*\(?\s*)['"]([^'"\n]+)['"]/g)) {
+      const name = specifier.split('/').slice(0, specifier.startsWith('@') ? 2 : 1).join('/')
+      if (!specifier.startsWith('.') && !isBuiltin(specifier) && !declared.has(name)) {
+        undeclared.add(`${name}, by dist/${file}`)
+      }
+    }
+  }
+  if (undeclared.size > 0) throw new Error(`imported but not a dependency:\n    ${[...undeclared].join('\n    ')}`)
+}
+
 const work = mkdtempSync(join(tmpdir(), 'rockstar-proxy-package-'))
 try {
   const project = join(work, 'project')
@@ -65,6 +85,7 @@ try {
     run(project, 'npm', 'install', '--no-audit', '--no-fund', '--silent',
       tarball, pinned('fastify'), pinned('@types/node'))
   })
+  step('imports only its dependencies', () => checkImports(join(project, 'node_modules', 'rockstar-proxy')))
   step('use from ESM', () => node(project, 'use.js'))
   step('use from CommonJS', () => node(project, 'use.cjs'))
   for (const resolution of ['nodenext', 'bundler']) {

@@ -5,7 +5,7 @@ export const MAX_WEIGHT = 65535
 
 const url = Type.Unsafe<string | URL>(Type.Union([
   Type.String({ minLength: 1 }),
-  Type.Object({ href: Type.String(), protocol: Type.String(), host: Type.String() })
+  Type.Object({ href: Type.String(), protocol: Type.String(), host: Type.String() }, { title: 'URL' })
 ], {
   description: 'Where the backend listens: `http://` or `https://`, a host, a port and a base path. No credentials, query or fragment.',
   expected: 'an http: or https: URL, as a string or a URL object'
@@ -37,10 +37,18 @@ export const BackendOptionsSchema = Type.Object({
   })),
   url,
   ...changeable
-}, { additionalProperties: false, title: 'BackendOptions' })
+}, {
+  additionalProperties: false,
+  title: 'BackendOptions',
+  description: 'One address. Its URL alone, as a string, means the same with everything else left out.'
+})
 
 /** What `updateBackend()` may change. */
-export const BackendChangesSchema = Type.Object(changeable, { additionalProperties: false, title: 'BackendChanges' })
+export const BackendChangesSchema = Type.Object(changeable, {
+  additionalProperties: false,
+  title: 'BackendChanges',
+  description: 'What `updateBackend(id, changes)` may change while the backend serves. What is left out stays as it is: no default is filled in.'
+})
 
 /** A backend as given by option: its options, or only its URL. */
 export const BackendInputSchema = Type.Union([

@@ -12,7 +12,7 @@ export const PoolOptionsSchema = Type.Object({
   connectTimeout: Type.Optional(Type.Integer({
     minimum: 0,
     default: 10_000,
-    description: 'Milliseconds for TCP and TLS to connect. 0 waits as long as the kernel does.'
+    description: 'Milliseconds for TCP and TLS to connect, after which the request gets 504. 0 sets no limit here; `timeout.connect` holds all the same.'
   })),
   idleTimeout: Type.Optional(Type.Integer({
     minimum: 1,
@@ -29,7 +29,11 @@ export const PoolOptionsSchema = Type.Object({
     default: 16_384,
     description: 'Bytes of a response\'s header section at the most. A larger one is answered with 502.'
   }))
-}, { additionalProperties: false, title: 'PoolOptions' })
+}, {
+  additionalProperties: false,
+  title: 'PoolOptions',
+  description: 'How connections to the backends are made and kept.'
+})
 
 /** How connections to backends are made and kept. */
 export type PoolOptions = Static<typeof PoolOptionsSchema>
@@ -79,7 +83,7 @@ export interface ConnectionPool {
 /** What `pool` and `setConnectionPool()` take: options, or an instance. */
 export const PoolSchema = Type.Unsafe<PoolInput>(Type.Union([
   PoolOptionsSchema,
-  Type.Object({ dispatcherFor: Type.Function([], Type.Unknown()), stats: Type.Function([], Type.Unknown()), close: Type.Function([], Type.Unknown()) })
+  Type.Object({ dispatcherFor: Type.Function([], Type.Unknown()), stats: Type.Function([], Type.Unknown()), close: Type.Function([], Type.Unknown()) }, { title: 'ConnectionPool' })
 ], {
   description: 'The connections to the backends: options, or an instance of a `ConnectionPool`.',
   expected: 'an object of pool options, or a ConnectionPool with dispatcherFor(), stats() and close()'

@@ -26,7 +26,7 @@ export const TimeoutOptionsSchema = Type.Partial(Type.Object(timeouts), {
 /** The same for a route or a call, where what is not given is as the upstream says. */
 const TimeoutOverridesSchema = Type.Partial(Type.Object(Object.fromEntries(Object.entries(timeouts).map(
   ([name, { default: _, ...schema }]) => [name, { ...schema, description: `As the upstream's \`timeout.${name}\`, for this alone.` }]
-)) as typeof timeouts), { additionalProperties: false, description: 'Overrides of the upstream\'s timeouts.' })
+)) as typeof timeouts), { additionalProperties: false, title: 'TimeoutOptions', description: 'Overrides the upstream\'s timeouts; what is left out is as the upstream says.' })
 
 /** How long each step of an exchange may take, in milliseconds. */
 export type TimeoutOptions = Static<typeof TimeoutOptionsSchema>
@@ -78,7 +78,11 @@ export const ForwardOptionsSchema = Type.Object({
   signal: Type.Optional(Type.Unsafe<AbortSignal>(Type.Object({ aborted: Type.Boolean() }, {
     description: 'Gives the exchange up when it aborts.', expected: 'an AbortSignal', signature: 'AbortSignal'
   })))
-}, { additionalProperties: false, title: 'ForwardOptions' })
+}, {
+  additionalProperties: false,
+  title: 'ForwardOptions',
+  description: 'Options of one call: `forward(request, reply, options)`, or `forward(request, undefined, options)`.'
+})
 
 /** Options of one call of `forward(request, reply, options)`. */
 export type ForwardOptions = Static<typeof ForwardOptionsSchema>

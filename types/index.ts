@@ -1,4 +1,4 @@
-import type {} from './fastify.ts'
+import './fastify.ts'
 
 export * from './backend.ts'
 export * from './clock.ts'

@@ -42,7 +42,7 @@ const typeName = Type.Unsafe<BalancerType>(Type.Union(BALANCER_TYPES.map(type =>
 export const BalancerSchema = Type.Unsafe<BalancerInput>(Type.Union([
   typeName,
   Type.Object({ type: typeName }, { additionalProperties: false }),
-  Type.Object({ type: Type.String(), select: Type.Function([], Type.Unknown()) })
+  Type.Object({ type: Type.String(), select: Type.Function([], Type.Unknown()) }, { title: 'LoadBalancer' })
 ], {
   default: 'round-robin',
   description: 'Chooses a backend for each attempt: the name of a policy, an object `{ type }`, or an instance of a `LoadBalancer`. Round robin is smooth weighted as soon as weights differ.',

@@ -12,7 +12,7 @@ export const ForwardedSchema = Type.Union([
   Type.Object({
     xForwarded: Type.Optional(Type.Boolean({ default: true, description: '`X-Forwarded-For`, `-Host` and `-Proto`.' })),
     standard: Type.Optional(Type.Boolean({ default: true, description: '`Forwarded`, RFC 7239.' }))
-  }, { additionalProperties: false })
+  }, { additionalProperties: false, title: 'ForwardedOptions', description: 'Which of the forwarded headers are written.' })
 ], {
   default: true,
   description: 'Tell the backend of the client. What the client sent of these fields is kept and appended to when Fastify\'s `trustProxy` trusts the peer, else removed. `false` writes none and removes what an untrusted peer sent.',
@@ -40,7 +40,11 @@ const perUpstream = {
 }
 
 /** Options of one upstream. */
-export const UpstreamOptionsSchema = Type.Object(perUpstream, { additionalProperties: false, title: 'UpstreamOptions' })
+export const UpstreamOptionsSchema = Type.Object(perUpstream, {
+  additionalProperties: false,
+  title: 'UpstreamOptions',
+  description: 'Options of a named upstream, given in `upstreams` or to `addUpstream(name, options)`.'
+})
 
 /** Options of the plugin: those of the default upstream, and what concerns the whole. */
 export const RockstarProxyOptionsSchema = Type.Object({
@@ -68,7 +72,11 @@ export const RockstarProxyOptionsSchema = Type.Object({
     expected: 'a Clock with now(), wall(), setTimeout() and clearTimeout()',
     signature: 'Clock'
   })))
-}, { additionalProperties: false, title: 'RockstarProxyOptions' })
+}, {
+  additionalProperties: false,
+  title: 'RockstarProxyOptions',
+  description: 'Options of the plugin: `app.register(rockstarProxy, options)`. Those that an upstream has too are those of the default upstream; named upstreams do not inherit them.'
+})
 
 /** Options of one upstream. */
 export type UpstreamOptions = Static<typeof UpstreamOptionsSchema>

@@ -1,6 +1,9 @@
 import { Type, type Static } from '@sinclair/typebox'
-import type { LogLevel, RouteOptions as FastifyRouteOptions, RouteShorthandOptions } from 'fastify'
+import type { RouteOptions as FastifyRouteOptions, RouteShorthandOptions } from 'fastify'
 import { perRequest } from './forward.ts'
+
+/** Levels of Fastify's logger. Spelt out, because Fastify's own type would make users install pino's. */
+export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent'
 
 /** The methods that a route forwards unless told otherwise. */
 export const DEFAULT_METHODS = ['DELETE', 'GET', 'HEAD', 'OPTIONS', 'PATCH', 'POST', 'PUT'] as const
@@ -47,7 +50,11 @@ export const RouteOptionsSchema = Type.Object({
     additionalProperties: true, description: 'Fastify\'s route config, as hooks see it in `request.routeOptions.config`.'
   }))),
   logLevel: Type.Optional(Type.Unsafe<LogLevel>(Type.String({ description: 'Level of the route\'s own log lines.' })))
-}, { additionalProperties: false, title: 'RouteOptions' })
+}, {
+  additionalProperties: false,
+  title: 'RouteOptions',
+  description: 'One declared route, given in `routes` or to `app.register(routes, options)` of `rockstar-proxy/routes`. Everything below its prefix is forwarded, without a handler to write; bodies stream unparsed, and all hooks of the scope run.'
+})
 
 /** One declared route: everything below a prefix is forwarded. */
 export type RouteOptions = Static<typeof RouteOptionsSchema>

@@ -51,8 +51,6 @@ export class CapturedResponse implements ProxyResponse, Sink {
     return await arrayBuffer(this.body) as ArrayBuffer
   }
 
-  interim (): void {}
-
   head (): void {}
 
   data (chunk: Buffer): boolean {

@@ -291,6 +291,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   /** The application, or the end of its life, wants no answer any more. */
   giveUp (cause?: unknown): void {
     if (!this.#ended) this.#stop('ABORTED', cause)
+    else if (this.#waiting === 'client') this.#endLinger()
   }
 
   isOn (backend: object): boolean {

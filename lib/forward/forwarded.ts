@@ -34,6 +34,7 @@ export class ReceivedForwarded {
     const { address, trusted, node } = peerOf(request)
     if (trusted && this.#fields !== null) this.#writeReceived(headers, xForwarded)
     const proto = request.protocol ?? 'http'
+    const scheme = quoted(proto)
     const asked = trusted ? request.host : host
     if (xForwarded) {
       headers.push('X-Forwarded-For', trusted && this.#for !== undefined ? `${this.#for}, ${address}` : address)
@@ -41,7 +42,7 @@ export class ReceivedForwarded {
       headers.push('X-Forwarded-Proto', proto)
     } else if (trusted && this.#for !== undefined) headers.push('X-Forwarded-For', this.#for)
     if (standard) {
-      const element = asked === '' ? `for=${node};proto=${proto}` : `for=${node};host=${quoted(asked)};proto=${proto}`
+      const element = asked === '' ? `for=${node};proto=${scheme}` : `for=${node};host=${quoted(asked)};proto=${scheme}`
       headers.push('Forwarded', trusted && this.#forwarded !== undefined ? `${this.#forwarded}, ${element}` : element)
     } else if (trusted && this.#forwarded !== undefined) headers.push('Forwarded', this.#forwarded)
   }

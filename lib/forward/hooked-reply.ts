@@ -5,7 +5,7 @@ import { toRecord } from './header-record.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Sink, Source } from './sink.ts'
-import { addTrailers, isHttp2, writeInterim } from './wire.ts'
+import { addTrailers, isHttp2 } from './wire.ts'
 
 /**
  * Sends the answer through Fastify, so that its `onSend` hooks see and may change it. What they leave alone
@@ -19,10 +19,6 @@ export class HookedReply implements Sink {
   constructor (reply: FastifyReply, source: Source) {
     this.#reply = reply
     this.#source = source
-  }
-
-  interim (statusCode: number, headers: string[]): void {
-    writeInterim(this.#reply.raw, statusCode, headers)
   }
 
   head (head: ResponseHead): void {

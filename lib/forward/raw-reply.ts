@@ -1,6 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import type { ServerResponse } from 'node:http'
-import { addTrailers, isHttp2, writeHead, writeInterim } from './wire.ts'
+import { addTrailers, isHttp2, writeHead } from './wire.ts'
 import { latin1 } from './latin1.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
@@ -25,14 +25,10 @@ export class RawReply implements Sink {
     this.#source = source
   }
 
-  interim (statusCode: number, headers: string[]): void {
-    writeInterim(this.#res, statusCode, headers)
-  }
-
   head ({ statusCode, statusMessage, headers }: ResponseHead): void {
-    const res = this.#res
+    // First what may throw: until then Fastify can still answer.
+    writeHead(this.#res, statusCode, statusMessage, joinReplyHeaders(this.#reply, headers))
     this.#reply.hijack()
-    writeHead(res, statusCode, statusMessage, joinReplyHeaders(this.#reply, headers))
     // What came in one packet goes out in one; what is still to come must not hold back what is here.
     process.nextTick(flush, this)
   }

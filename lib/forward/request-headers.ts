@@ -22,6 +22,9 @@ export interface RequestHead {
 /** Methods for which a proxy counts hops. RFC 9110, 7.6.2. */
 const COUNTED = new Set(['OPTIONS', 'TRACE'])
 
+/** `TE` is nominated where it is sent as it should be; the others end loops, and are not for their sender to take out. */
+const KEPT_WHEN_NOMINATED: ReadonlySet<Kind> = new Set([Kind.TE, Kind.VIA, Kind.MAX_FORWARDS])
+
 /** Thrown up when a proxy is told to answer `OPTIONS` itself. */
 export const MAX_FORWARDS_REACHED = Symbol('Max-Forwards: 0')
 
@@ -47,8 +50,7 @@ export function buildRequestHead (request: FastifyRequest, raw: IncomingMessage,
     const name = rawHeaders[i]
     const value = rawHeaders[i + 1]
     const kind = kindOf(name)
-    // TE is always nominated where it is sent as it should be.
-    if (nominated !== null && kind !== Kind.TE && nominated.has(name.toLowerCase())) continue
+    if (nominated !== null && !KEPT_WHEN_NOMINATED.has(kind) && nominated.has(name.toLowerCase())) continue
     switch (kind) {
       case Kind.PASS: case Kind.LOCATION: case Kind.SET_COOKIE:
         headers.push(name, value)

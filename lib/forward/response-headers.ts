@@ -65,7 +65,16 @@ export function buildResponseHead (method: string, statusCode: number, statusMes
   if (nominated !== null) removeNominated(headers, nominated)
   if (via !== null) headers.push('Via', `1.1 ${via}`)
   const hasBody = method !== 'HEAD' && statusCode !== 204 && statusCode !== 304 && contentLength !== 0
-  return { statusCode, statusMessage, headers, contentLength, hasBody }
+  return { statusCode, statusMessage: phrase(statusMessage), headers, contentLength, hasBody }
+}
+
+/**
+ * A reason phrase as characters of one byte. undici reads it as UTF-8, in which any other character
+ * can be put back; what was no UTF-8 cannot.
+ */
+function phrase (text: string): string {
+  if (/^[\t\x20-\x7e]*$/.test(text)) return text
+  return latin1(Buffer.from(text)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
 }
 
 /** The fields of an interim response (1xx) that may be sent on. */

@@ -2,8 +2,6 @@ import type { ResponseHead } from './response-headers.ts'
 
 /** Where an exchange's answer goes: the client's connection, Fastify's hooks, or a handler that wants it itself. */
 export interface Sink {
-  /** An interim response (1xx). */
-  interim (statusCode: number, headers: string[]): void
   /** The final head; called once, before any content. */
   head (head: ResponseHead): void
   /** Content. False asks to hold back until the sink calls `Source.resume()`. */
