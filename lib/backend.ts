@@ -15,6 +15,8 @@ export class Backend implements contracts.Backend {
   /** What `Host` says when the client's is not preserved. */
   readonly host: string
   weight: number
+  /** What load balancers go by; the weight, unless something else sets it. */
+  effectiveWeight: number
   isActive: boolean
   draining = false
   metadata: Readonly<Record<string, unknown>>
@@ -35,6 +37,7 @@ export class Backend implements contracts.Backend {
     this.host = url.host
     this.basePath = url.pathname.replace(/\/+$/, '')
     this.weight = given.weight ?? 1
+    this.effectiveWeight = this.weight
     this.isActive = given.isActive ?? true
     this.metadata = frozenCopy(given.metadata ?? {})
     this.createdAt = new Date(now)
@@ -60,6 +63,7 @@ export class Backend implements contracts.Backend {
     // Checked as a whole before anything is taken over; defaults would undo what is not given.
     resolveOptions(BackendChangesSchema, changes, 'changes')
     this.weight = changes.weight ?? this.weight
+    this.effectiveWeight = this.weight
     this.isActive = changes.isActive ?? this.isActive
     if (changes.metadata !== undefined) this.metadata = frozenCopy(changes.metadata)
     this.updatedAt = new Date(now)

@@ -71,6 +71,8 @@ export interface Backend {
   readonly url: URL
   /** Share of the traffic, 0 to 65535. */
   readonly weight: number
+  /** The weight that load balancers go by, above 0 for one that is available and not always whole. Changes only before a `rebuild()`. */
+  readonly effectiveWeight: number
   /** Whether it takes new requests. */
   readonly isActive: boolean
   /** Whether it has been removed or drained and only finishes what it has. */

@@ -1,21 +1,46 @@
-import type { Backend, LoadBalancer, SelectContext } from '../../types/index.ts'
+import { RoundRobinSchema, WeightedRoundRobinSchema } from '../../types/index.ts'
+import type { Backend, LoadBalancer, RoundRobinOptions, SelectContext, WeightedRoundRobinOptions } from '../../types/index.ts'
+import { resolveOptions } from '../options.ts'
+import { weightsOf } from './weights.ts'
 
 /**
  * Takes turns. As soon as weights differ the turns are smooth weighted ones, 5:1:1 giving a a b a c a a,
  * and never bursts. Source: nginx's smooth weighted round robin.
  */
 export class RoundRobin implements LoadBalancer {
-  readonly type = 'round-robin'
+  readonly type: 'round-robin' | 'weighted-round-robin'
+  #available: readonly Backend[] = []
   #next = 0
+  #weights: Float64Array = new Float64Array(0)
+  /** What each has earned and not yet got, in the order of the backends. All 0 while weights are equal. */
+  #credit: Float64Array = new Float64Array(0)
   #weighted = false
-  #credit = new Map<Backend, number>()
 
+  /** Throws `INVALID_OPTIONS`. */
+  constructor (options: Partial<RoundRobinOptions | WeightedRoundRobinOptions> = {}) {
+    this.type = options.type ?? 'round-robin'
+    resolveOptions(this.type === 'round-robin' ? RoundRobinSchema : WeightedRoundRobinSchema, { ...options, type: this.type }, 'options')
+  }
+
+  /** Those that stay keep their turn and the credit they have earned: a change to one moves no turn of the others. */
   rebuild (available: readonly Backend[]): void {
-    this.#weighted = available.some(backend => backend.weight !== available[0].weight)
-    // Those that stay keep the credit they have earned: a change to one moves no turn of the others.
-    const credit = new Map<Backend, number>()
-    for (const backend of available) credit.set(backend, this.#credit.get(backend) ?? 0)
+    const positions = new Map(available.map((backend, i) => [backend, i]))
+    const { values, equal } = weightsOf(available)
+    const credit = new Float64Array(available.length)
+    if (!equal) {
+      this.#available.forEach((backend, i) => {
+        const position = positions.get(backend)
+        if (position !== undefined) credit[position] = this.#credit[i]
+      })
+    }
+    // After the one that had the last turn; where that has gone, after the one before it.
+    let last = this.#next - 1
+    while (last >= 0 && !positions.has(this.#available[last])) last--
+    this.#next = last < 0 ? 0 : positions.get(this.#available[last]) as number + 1
+    this.#available = available
+    this.#weights = values
     this.#credit = credit
+    this.#weighted = !equal
   }
 
   select (available: readonly Backend[], { tried }: SelectContext): Backend | undefined {
@@ -32,20 +57,22 @@ export class RoundRobin implements LoadBalancer {
   }
 
   #selectWeighted (available: readonly Backend[], tried: readonly Backend[] | null): Backend | undefined {
-    let chosen: Backend | undefined
+    const credit = this.#credit
+    const weights = this.#weights
+    let chosen = -1
     let most = -Infinity
     let total = 0
-    for (const backend of available) {
-      if (tried !== null && tried.includes(backend)) continue
-      const credit = (this.#credit.get(backend) ?? 0) + backend.weight
-      this.#credit.set(backend, credit)
-      total += backend.weight
-      if (credit > most) {
-        most = credit
-        chosen = backend
+    for (let i = 0; i < available.length; i++) {
+      if (tried !== null && tried.includes(available[i])) continue
+      const earned = credit[i] += weights[i]
+      total += weights[i]
+      if (earned > most) {
+        most = earned
+        chosen = i
       }
     }
-    if (chosen !== undefined) this.#credit.set(chosen, most - total)
-    return chosen
+    if (chosen === -1) return undefined
+    credit[chosen] -= total
+    return available[chosen]
   }
 }

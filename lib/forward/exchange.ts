@@ -7,6 +7,7 @@ import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
 import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
+import { headerOf, joined } from './header-record.ts'
 import { IDEMPOTENT } from './outcome.ts'
 import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHead } from './response-headers.ts'
 import type { PrefixMapping } from './prefix-mapping.ts'
@@ -102,6 +103,10 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   get ended (): boolean {
     return this.#ended
+  }
+
+  header (name: string): string | undefined {
+    return this.request === undefined ? headerOf(this.#intent.headers, name) : joined(this.request.headers[name])
   }
 
   start (): void {

@@ -19,6 +19,21 @@ export function toRecord (headers: readonly string[]): HeaderRecord {
   return record
 }
 
+/** The value of a header among names and values in turn, by its name in lower case. */
+export function headerOf (headers: readonly string[], name: string): string | undefined {
+  let value: string | undefined
+  for (let i = 0; i < headers.length; i += 2) {
+    if (headers[i].length !== name.length || headers[i].toLowerCase() !== name) continue
+    value = value === undefined ? headers[i + 1] : `${value}${name === 'cookie' ? '; ' : ', '}${headers[i + 1]}`
+  }
+  return value
+}
+
+/** A header as Node gives it, as one value. */
+export function joined (value: string | string[] | undefined): string | undefined {
+  return Array.isArray(value) ? value.join(', ') : value
+}
+
 /** Names and values in turn, each name spelt as in `like` where it is there. */
 export function toPairs (record: HeaderRecord, like: readonly string[], source: string): string[] {
   const spelling = new Map<string, string>()
