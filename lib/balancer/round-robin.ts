@@ -1,7 +1,7 @@
 import { RoundRobinSchema, WeightedRoundRobinSchema } from '../../types/index.ts'
 import type { Backend, LoadBalancer, RoundRobinOptions, SelectContext, WeightedRoundRobinOptions } from '../../types/index.ts'
 import { resolveOptions } from '../options.ts'
-import { weightsOf } from './weights.ts'
+import { weightsOf, type Weights } from './weights.ts'
 
 /**
  * Takes turns. As soon as weights differ the turns are smooth weighted ones, 5:1:1 giving a a b a c a a,
@@ -11,10 +11,9 @@ export class RoundRobin implements LoadBalancer {
   readonly type: 'round-robin' | 'weighted-round-robin'
   #available: readonly Backend[] = []
   #next = 0
-  #weights: Float64Array = new Float64Array(0)
+  #weights: Weights = weightsOf([])
   /** What each has earned and not yet got, in the order of the backends. All 0 while weights are equal. */
   #credit: Float64Array = new Float64Array(0)
-  #weighted = false
 
   /** Throws `INVALID_OPTIONS`. */
   constructor (options: Partial<RoundRobinOptions | WeightedRoundRobinOptions> = {}) {
@@ -22,29 +21,39 @@ export class RoundRobin implements LoadBalancer {
     resolveOptions(this.type === 'round-robin' ? RoundRobinSchema : WeightedRoundRobinSchema, { ...options, type: this.type }, 'options')
   }
 
-  /** Those that stay keep their turn and the credit they have earned: a change to one moves no turn of the others. */
+  /** Those that stay keep their turn and what they have earned: a change to one moves no turn of the others. */
   rebuild (available: readonly Backend[]): void {
     const positions = new Map(available.map((backend, i) => [backend, i]))
-    const { values, equal } = weightsOf(available)
-    const credit = new Float64Array(available.length)
-    if (!equal) {
-      this.#available.forEach((backend, i) => {
-        const position = positions.get(backend)
-        if (position !== undefined) credit[position] = this.#credit[i]
-      })
-    }
+    const weights = weightsOf(available)
+    this.#credit = weights.equal ? new Float64Array(available.length) : this.#carryOver(positions, weights)
     // After the one that had the last turn; where that has gone, after the one before it.
     let last = this.#next - 1
     while (last >= 0 && !positions.has(this.#available[last])) last--
     this.#next = last < 0 ? 0 : positions.get(this.#available[last]) as number + 1
     this.#available = available
-    this.#weights = values
-    this.#credit = credit
-    this.#weighted = !equal
+    this.#weights = weights
+  }
+
+  /**
+   * What was earned under other weights, or beside one that has gone, is worth as much of the new total: as it is, it would come as a
+   * burst, and forgotten, it would leave all to the heaviest where weights change all the time.
+   */
+  #carryOver (positions: ReadonlyMap<Backend, number>, { values, total }: Weights): Float64Array {
+    const old = this.#weights
+    const credit = new Float64Array(values.length)
+    const same = this.#available.every((backend, i) => values[positions.get(backend) ?? -1] === old.values[i])
+    let sum = 0
+    this.#available.forEach((backend, i) => {
+      const position = positions.get(backend)
+      if (position === undefined) return
+      credit[position] = same ? this.#credit[i] : this.#credit[i] * total / old.total
+      sum += credit[position]
+    })
+    return same ? credit : credit.map(earned => earned - sum / credit.length)
   }
 
   select (available: readonly Backend[], { tried }: SelectContext): Backend | undefined {
-    return this.#weighted ? this.#selectWeighted(available, tried) : this.#selectNext(available, tried)
+    return this.#weights.equal ? this.#selectNext(available, tried) : this.#selectWeighted(available, tried)
   }
 
   #selectNext (available: readonly Backend[], tried: readonly Backend[] | null): Backend | undefined {
@@ -58,14 +67,14 @@ export class RoundRobin implements LoadBalancer {
 
   #selectWeighted (available: readonly Backend[], tried: readonly Backend[] | null): Backend | undefined {
     const credit = this.#credit
-    const weights = this.#weights
+    const { values } = this.#weights
     let chosen = -1
     let most = -Infinity
     let total = 0
     for (let i = 0; i < available.length; i++) {
       if (tried !== null && tried.includes(available[i])) continue
-      const earned = credit[i] += weights[i]
-      total += weights[i]
+      const earned = credit[i] += values[i]
+      total += values[i]
       if (earned > most) {
         most = earned
         chosen = i
