@@ -37,7 +37,9 @@ function withDefaults (schema: TSchema, value: unknown): unknown {
 
 /** Of all that is wrong, the first; inside a union, what is wrong with the variant that was meant. */
 function mostTelling (schema: TSchema, value: unknown, path = ''): ValueError {
-  const error = Value.Errors(schema, value).First() as ValueError
+  const all = [...Value.Errors(schema, value)]
+  // A key that is unknown tells more than one that is missing: it is mostly the same, misspelt.
+  const error = all.find(({ message }) => message === 'Unexpected property') ?? all[0]
   const at = path + error.path
   if (KindGuard.IsUnion(error.schema) && typeof error.value === 'object' && error.value !== null) {
     const meant = error.schema.anyOf.find(variant => KindGuard.IsObject(variant) && variant.additionalProperties === false)
@@ -54,7 +56,8 @@ function describe (error: ValueError, name: string): string {
     const nearest = nearestKey(key, Object.keys(error.schema.properties as object))
     return `${path} is not an option${nearest === undefined ? '' : `; did you mean '${nearest}'?`}`
   }
-  const given = error.value === undefined ? 'nothing' : inspect(error.value, { depth: 0, breakLength: Infinity, maxStringLength: 80 })
+  const value = error.value instanceof URL ? error.value.href : error.value
+  const given = value === undefined ? 'nothing' : withoutPassword(inspect(value, { depth: 0, breakLength: Infinity, maxStringLength: 80 }))
   return `${path} must be ${expectation(error)}, and is ${given}`
 }
 
@@ -70,6 +73,11 @@ function expectation ({ schema, message }: ValueError): string {
   if (typeof schema.type !== 'string') return message.toLowerCase().replace(/^expected /, '')
   const article = /^[aeiou]/.test(schema.type) ? 'an' : 'a'
   return [`${article} ${schema.type}`, bounds.join(' and ')].filter(Boolean).join(' ')
+}
+
+/** A text that may hold URLs, for people, without what stands before an `@` in them. */
+export function withoutPassword (text: string): string {
+  return text.replaceAll(/[^\s'"`[\],]*@/g, '***@')
 }
 
 function unescapePointer (key: string): string {

@@ -1,4 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { inspect } from 'node:util'
 import { RockstarProxyOptionsSchema, UpstreamOptionsSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
 import type { Backend } from './backend.ts'
@@ -103,8 +104,12 @@ export class UpstreamManager implements contracts.Upstream {
   }
 
   /** Only the manager of all upstreams knows the others. */
-  protected forwardElsewhere (_choice: contracts.UpstreamChoice, _request: FastifyRequest, _reply: FastifyReply | undefined, _options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
-    throw proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
+  protected forwardElsewhere (_choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, _options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
+    const error = proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
+    if (reply === undefined) return Promise.reject(error)
+    const client = new ReplyClient(request, reply)
+    client.failed(error)
+    return client.completion
   }
 }
 
@@ -136,7 +141,6 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   }
 
   addUpstream (name: string, options: contracts.UpstreamOptions = {}): UpstreamManager {
-    if (typeof name !== 'string' || name === '') throw proxyError('INVALID_OPTIONS', undefined, `name must be a string of at least 1 characters, and is ${String(name)}`)
     const path = `upstreams.${name}`
     return this.#addUpstream(name, resolveOptions<contracts.UpstreamOptions>(UpstreamOptionsSchema, options, path), path)
   }
@@ -204,6 +208,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   }
 
   #addUpstream (name: string, options: contracts.UpstreamOptions, path: string): UpstreamManager {
+    if (typeof name !== 'string' || name === '') throw proxyError('INVALID_OPTIONS', undefined, `the name of an upstream must be a string of at least 1 character, and is ${inspect(name)}`)
     if (this.#upstreams.has(name)) throw proxyError('DUPLICATE_UPSTREAM', undefined, name)
     const upstream = new UpstreamManager(new Upstream(name, options, this.#shared, path))
     this.#upstreams.set(name, upstream)

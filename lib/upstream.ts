@@ -57,7 +57,8 @@ export class Upstream {
     this.balancer = createBalancer(options.balancer ?? 'round-robin', `${path}.balancer`)
     this.pool = createPool(options.pool, `${path}.pool`)
     options.backends?.forEach((backend, i) => this.#list(new Backend(backend, clock.wall(), `${path}.backends[${i}]`)))
-    this.#rebuild()
+    this.available = this.#availableNow()
+    this.balancer.rebuild?.(this.available)
   }
 
   add (input: BackendInput): Backend {
@@ -127,9 +128,18 @@ export class Upstream {
     this.#backends.set(backend.id, backend)
   }
 
+  /** Swaps the list of those available, and tells the balancer. One that throws must not leave a change half done. */
   #rebuild (): void {
-    this.available = Object.freeze(this.list().filter(backend => backend.available))
-    this.balancer.rebuild?.(this.available)
+    this.available = this.#availableNow()
+    try {
+      this.balancer.rebuild?.(this.available)
+    } catch (error) {
+      process.emitWarning(error as Error)
+    }
+  }
+
+  #availableNow (): readonly Backend[] {
+    return Object.freeze(this.list().filter(backend => backend.available))
   }
 
   async #drainAndRelease (backend: Backend, timeout: number): Promise<void> {

@@ -1,15 +1,18 @@
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type { Server } from 'node:http'
+import { RoundRobin } from '../lib/balancer/index.ts'
+import { errors } from '../lib/errors.ts'
+import { ConnectionPool as UndiciConnectionPool } from '../lib/pool/index.ts'
 import { ProxyManager } from '../lib/proxy-manager.ts'
-import type { RockstarProxyOptions } from '../types/index.ts'
+import type * as contracts from '../types/index.ts'
 import routes from './routes.ts'
 
 /**
  * Decorates the app with `proxy`, a `ProxyManager`, and registers the routes that are declared.
  * Throws `FST_ROCKSTAR_INVALID_OPTIONS`, naming path, value and expectation.
  */
-const rockstarProxyPlugin: FastifyPluginAsync<RockstarProxyOptions> = async (app, options) => {
+const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = async (app, options) => {
   const proxy = new ProxyManager(options)
   app.decorate('proxy', proxy)
   app.addHook('onReady', async () => prepareServer(app))
@@ -30,10 +33,14 @@ function prepareServer (app: FastifyInstance): void {
   }
 }
 
-const rockstarProxy = fp(rockstarProxyPlugin, { name: 'rockstar-proxy', fastify: '5.x' })
+/** Makes a pool from its options, for `setConnectionPool()`. The name is that of the interface it keeps to as well. */
+export const ConnectionPool: new (options?: contracts.PoolOptions) => contracts.ConnectionPool = UndiciConnectionPool
+// eslint-disable-next-line @typescript-eslint/no-redeclare -- a value and its type, as a class would be
+export type ConnectionPool = contracts.ConnectionPool
+
+const plugin = fp(rockstarProxyPlugin, { name: 'rockstar-proxy', fastify: '5.x' })
+// `require()` gives the plugin alone; what else there is hangs on it.
+const rockstarProxy = Object.assign(plugin, { default: plugin, rockstarProxy: plugin, ConnectionPool, RoundRobin, errors })
 export default rockstarProxy
-export { rockstarProxy, rockstarProxy as 'module.exports' }
-export { RoundRobin } from '../lib/balancer/index.ts'
-export { ConnectionPool } from '../lib/pool/index.ts'
-export { errors } from '../lib/errors.ts'
+export { rockstarProxy, rockstarProxy as 'module.exports', RoundRobin, errors }
 export type * from '../types/index.ts'

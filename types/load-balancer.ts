@@ -40,9 +40,10 @@ const typeName = Type.Unsafe<BalancerType>(Type.Union(BALANCER_TYPES.map(type =>
 
 /** A policy by name, as an object with its options, or an instance of the user's own. */
 export const BalancerSchema = Type.Unsafe<BalancerInput>(Type.Union([
+  // The instance first: its methods may stand in its class, and then it looks like the object.
+  Type.Object({ type: Type.String(), select: Type.Function([], Type.Unknown()) }, { title: 'LoadBalancer' }),
   typeName,
-  Type.Object({ type: typeName }, { additionalProperties: false }),
-  Type.Object({ type: Type.String(), select: Type.Function([], Type.Unknown()) }, { title: 'LoadBalancer' })
+  Type.Object({ type: typeName }, { additionalProperties: false })
 ], {
   default: 'round-robin',
   description: 'Chooses a backend for each attempt: the name of a policy, an object `{ type }`, or an instance of a `LoadBalancer`. Round robin is smooth weighted as soon as weights differ.',

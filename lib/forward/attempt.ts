@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream'
 import type { Culprit, Outcome, Stage } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import type { BackendConnections, Connection, PooledHandler } from '../pool/index.ts'
+import { reasonPhrase, type BackendConnections, type Connection, type PooledHandler } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
 
@@ -12,6 +12,8 @@ export interface Outgoing {
   method: string
   headers: string[]
   body: Buffer | Readable | null
+  /** The TLS name; undici would take it from `Host`. */
+  servername: string | null
   fresh: boolean
 }
 
@@ -29,6 +31,8 @@ export interface AttemptListener {
   /** The load balancer threw when it heard of the result. */
   onBalancerFault (error: unknown): void
 }
+
+const PLAIN = /^[\t\x20-\x7e]*$/
 
 /**
  * One try of an exchange on one backend: it is the handler that undici calls. Whatever happens on the connection,
@@ -53,6 +57,7 @@ export class Attempt implements PooledHandler, Outcome {
   #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
+  #headBytes: Buffer | null = null
 
   constructor (backend: Backend, upstream: Upstream, listener: AttemptListener) {
     this.backend = backend
@@ -100,6 +105,10 @@ export class Attempt implements PooledHandler, Outcome {
     if (!this.settled) this.#listener.onAttemptInterim(this, 100, [])
   }
 
+  onStatusLine (bytes: Buffer): void {
+    this.#headBytes = bytes
+  }
+
   onHeaders (statusCode: number, headers: Buffer[], resume: () => void, statusMessage: string): boolean {
     if (this.settled) return false
     if (statusCode < 200) {
@@ -111,7 +120,7 @@ export class Attempt implements PooledHandler, Outcome {
     this.stage = 'stream'
     this.headTime = this.#upstream.clock.now() - this.#startedAt
     this.#resume = resume
-    return this.#listener.onAttemptHead(this, statusCode, headers, statusMessage)
+    return this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
   }
 
   onData (chunk: Buffer): boolean {
@@ -123,9 +132,14 @@ export class Attempt implements PooledHandler, Outcome {
     // undici takes a reset for the end where the end of the connection is the end of the content.
     const reset = this.connection?.socket?.errored
     if (reset !== null && reset !== undefined) return this.onError(reset)
+    this.finish()
+    this.#listener.onAttemptEnd(this, trailers)
+  }
+
+  /** The whole response has come. */
+  finish (): void {
     this.stage = 'done'
     this.#settle()
-    this.#listener.onAttemptEnd(this, trailers)
   }
 
   onError (error: Error): void {
@@ -133,6 +147,14 @@ export class Attempt implements PooledHandler, Outcome {
     const code = errorCodeOf(this.stage, error)
     this.#fail(code, error)
     this.#listener.onAttemptFailed(this, code)
+  }
+
+  /** The reason phrase in characters of one byte; undici reads it as UTF-8, which not all of them are. */
+  #phrase (asRead: string): string {
+    const bytes = this.#headBytes
+    this.#headBytes = null
+    if (PLAIN.test(asRead)) return asRead
+    return (bytes === null ? '' : reasonPhrase(bytes)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
   }
 
   #fail (code: ErrorCode, error: Error): void {

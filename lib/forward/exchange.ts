@@ -159,7 +159,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   #dispatch (backend: Backend, fresh: boolean): void {
     const { path, method, headers, timeouts } = this.#intent
-    const outgoing: Outgoing = { path: backend.basePath + path, method, headers, body: this.#body, fresh }
+    const outgoing: Outgoing = { path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
     const attempt = this.#attempt = new Attempt(backend, this.#upstream, this)
     this.#wait('connection', timeouts.connect)
     attempt.dispatch(outgoing)
@@ -208,11 +208,18 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       if (this.#ended) return false
       this.#sink = sink
       sink.head(head)
+      if (head.isWhole) this.#endAtHead(attempt)
     } catch (error) {
       this.#refuse(attempt, error as Error)
       return false
     }
     return true
+  }
+
+  /** undici takes a 304 that tells the length of what it does not send for one cut short: its word on that is not waited for. */
+  #endAtHead (attempt: Attempt): void {
+    attempt.finish()
+    this.onAttemptEnd(attempt, null)
   }
 
   /** A head that cannot be passed on: by its own fault, or because a function of the user's threw. */

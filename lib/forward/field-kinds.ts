@@ -79,11 +79,12 @@ function classify (name: string): Kind {
 
 /** The fields that a `Connection` value names, in lower case; `null` when it names none. */
 export function nominatedFields (connection: string | undefined): Set<string> | null {
-  if (connection === undefined || connection === 'keep-alive' || connection === 'close') return null
+  // Keep-Alive is never sent on anyway.
+  if (connection === undefined || connection === 'keep-alive') return null
   const names = new Set<string>()
   for (const token of connection.toLowerCase().split(',')) {
     const name = token.trim()
-    if (name !== '' && name !== 'keep-alive' && name !== 'close') names.add(name)
+    if (name !== '' && name !== 'keep-alive') names.add(name)
   }
   return names.size === 0 ? null : names
 }

@@ -1,11 +1,11 @@
 import { Readable } from 'node:stream'
 import type { ReadableStream as NodeReadableStream } from 'node:stream/web'
 import type { ForwardHttpOptions } from '../../types/index.ts'
-import { proxyError } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
 import { capture } from './capture-client.ts'
 import type { CapturedResponse } from './captured.ts'
 import { Kind, kindOf } from './field-kinds.ts'
+import { nextVia } from './request-headers.ts'
 import { settingsOf } from './settings.ts'
 import { assertCanonical } from './target.ts'
 
@@ -43,10 +43,10 @@ function requestHeaders (request: Request, upstream: Upstream): string[] {
     const kind = kindOf(name)
     const endToEnd = kind === Kind.PASS || kind === Kind.COOKIE || (kind >= Kind.X_FORWARDED && kind <= Kind.FORWARDED)
     if (endToEnd) headers.push(name, value)
-    else if (kind === Kind.VIA && upstream.via !== null && value.toLowerCase().includes(` ${upstream.via.toLowerCase()}`)) throw proxyError('LOOP')
-    else if (kind === Kind.VIA) headers.push(name, value)
   }
-  if (upstream.via !== null) headers.push('Via', `1.1 ${upstream.via}`)
+  const via = request.headers.get('via') ?? undefined
+  if (upstream.via !== null) headers.push('Via', nextVia(via, '1.1', upstream.via))
+  else if (via !== undefined) headers.push('Via', via)
   return headers
 }
 

@@ -28,6 +28,7 @@ export class HookedReply implements Sink {
     for (const [name, value] of Object.entries(toRecord(headers))) reply.header(name, value)
     if (!isHttp2(reply.raw)) keepSpelling(reply.raw, headers, head.statusCode, head.statusMessage)
     if (head.hasBody) this.#content = new Content(this.#source)
+    if (head.hasBody) reply.raw.once('pipe', flushSoon)
     // Without content there is none for a hook to see; Fastify then adds no content type of its own.
     reply.send(this.#content ?? undefined)
   }
@@ -45,6 +46,13 @@ export class HookedReply implements Sink {
     if (this.#content === null) this.#reply.raw.destroy()
     else this.#content.destroy(error)
   }
+}
+
+/** Fastify lets a head wait for the first content, which may be long in coming. */
+function flushSoon (this: ServerResponse): void {
+  setImmediate(() => {
+    if (!this.headersSent && !this.destroyed) this.flushHeaders()
+  })
 }
 
 /**

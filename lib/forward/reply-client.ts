@@ -31,6 +31,8 @@ export class ReplyClient implements ExchangeClient {
   #exchange: Exchange | null = null
   /** Whether the one who called has not got its promise yet. */
   #starting = true
+  /** Whether `onResponse` has taken the content, and answers itself. */
+  #taken = false
 
   constructor (request: FastifyRequest, reply: FastifyReply) {
     this.#request = request
@@ -99,7 +101,10 @@ export class ReplyClient implements ExchangeClient {
     if (onResponse !== undefined) {
       const response = new CapturedResponse(head, backend, exchange)
       onResponse(this.#request, this.#reply, response)
-      if (response.taken) return response
+      if (response.taken) {
+        this.#taken = true
+        return response
+      }
     }
     if (this.#reply.sent || this.#reply.raw.headersSent) throw new Error('the request was answered by somebody else')
     return wantsHooks(this.#reply) ? new HookedReply(this.#reply, exchange) : new RawReply(this.#reply, exchange)
@@ -107,7 +112,9 @@ export class ReplyClient implements ExchangeClient {
 
   finished (): void {
     this.#settings?.signal?.removeEventListener('abort', this)
-    this.completion.fulfil()
+    const { raw } = this.#reply
+    if (this.#taken && !raw.writableEnded && !raw.destroyed) raw.once('close', () => this.completion.fulfil())
+    else this.completion.fulfil()
   }
 
   failed (error: Error): void {

@@ -90,6 +90,8 @@ export function buildRequestHead (request: FastifyRequest, raw: IncomingMessage,
   if (raw.httpVersionMajor === 2) host ??= raw.headers[':authority'] as string | undefined
   if (hosts > 1) throw proxyError('BAD_REQUEST', undefined, 'it has more than one Host')
   if (host !== undefined && host !== '' && !isAuthority(host)) throw proxyError('BAD_REQUEST', undefined, 'its Host is invalid')
+  // HTTP/1.0 has neither chunks nor trailers.
+  if (raw.httpVersion === '1.0') acceptsTrailers = false
   const asked = target.authority ?? host ?? ''
   const hasBody = bodyFollows(raw, coding, contentLength)
 
@@ -120,18 +122,35 @@ function bodyFollows (raw: IncomingMessage, coding: string | undefined, contentL
 
 function oneLess (value: string): string {
   if (!/^\d+$/.test(value)) throw proxyError('BAD_REQUEST', undefined, 'its Max-Forwards is no number')
-  const hops = Number(value)
+  // Nothing bounds the number of its digits.
+  const hops = BigInt(value)
   // No error: the request is to be answered here.
-  if (hops === 0) throw MAX_FORWARDS_REACHED
-  return String(hops - 1)
+  if (hops === 0n) throw MAX_FORWARDS_REACHED
+  return String(hops - 1n)
 }
 
-function nextVia (received: string | undefined, version: string, name: string): string {
+/** The `Via` to send: what came, and this proxy behind it. Throws `LOOP` when this proxy is in it already. */
+export function nextVia (received: string | undefined, version: string, name: string): string {
   const own = `${version === '2.0' ? '2' : version} ${name}`
   if (received === undefined) return own
   // Each element is `protocol received-by [comment]`; a name is compared without its case (RFC 9110, 7.6.3).
-  for (const element of received.split(',')) {
+  for (const element of withoutComments(received).split(',')) {
     if (element.trim().split(/\s+/, 2)[1]?.toLowerCase() === name.toLowerCase()) throw proxyError('LOOP')
   }
   return `${received}, ${own}`
+}
+
+/** A list without the comments of its elements, which may hold commas, escapes and further comments. RFC 9110, 5.6.5. */
+function withoutComments (value: string): string {
+  if (!value.includes('(')) return value
+  let kept = ''
+  let depth = 0
+  for (let i = 0; i < value.length; i++) {
+    const char = value[i]
+    if (depth > 0 && char === '\\') i++
+    else if (char === '(') depth++
+    else if (char === ')' && depth > 0) depth--
+    else if (depth === 0) kept += char
+  }
+  return kept
 }

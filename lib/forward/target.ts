@@ -41,6 +41,7 @@ export function parseTarget (target: string, method: string): Target {
  * dot segments in any disguise, a second slash in front, backslashes, fragments, NUL.
  */
 export function assertCanonical (target: string): void {
+  if (target.charCodeAt(0) !== 0x2f) throw ambiguous('no slash in front')
   if (!SUSPICIOUS.test(target)) return
   const query = target.indexOf('?')
   let path = query === -1 ? target : target.slice(0, query)

@@ -1,9 +1,9 @@
-import type { Socket } from 'node:net'
+import { isIP, type Socket } from 'node:net'
 import { Client, type Dispatcher, type buildConnector } from 'undici'
-import { filterContinue, type InterimListener } from './interim.ts'
+import { watchHeads, type HeadListener } from './response-head.ts'
 
 /** A dispatch handler that wants to know the connection it is served by. */
-export interface PooledHandler extends Dispatcher.DispatchHandler, InterimListener {
+export interface PooledHandler extends Dispatcher.DispatchHandler, HeadListener {
   connection: Connection | null
   /** Whether it has ended, well or not. */
   readonly settled: boolean
@@ -31,7 +31,8 @@ export class Connection {
   constructor (origin: string, options: Client.Options, connect: buildConnector.connector, owner: ConnectionOwner) {
     this.client = new Client(origin, {
       ...options,
-      connect: (target, callback) => connect(target, (error, socket) => {
+      // TLS knows no addresses for names (RFC 6066, 3): there the certificate is checked against the address itself.
+      connect: (target, callback) => connect(isIP(target.servername ?? '') === 0 ? target : { ...target, servername: undefined }, (error, socket) => {
         if (socket === null || error !== null) return callback(error as Error, null)
         this.#adopt(socket)
         callback(null, socket)
@@ -91,7 +92,7 @@ export class Connection {
   #adopt (socket: Socket): void {
     this.socket = socket
     this.served = 0
-    filterContinue(socket, () => this.#handler)
+    watchHeads(socket, () => this.#handler)
   }
 }
 
