@@ -42,6 +42,7 @@ export class Attempt implements PooledHandler, Outcome {
   readonly backend: Backend
   connection: Connection | null = null
   awaitsHead = false
+  heard = false
   settled = false
   /** Whether its connection has carried another request before. */
   reused = false
@@ -82,9 +83,9 @@ export class Attempt implements PooledHandler, Outcome {
   cancel (code: ErrorCode, cause?: unknown): void {
     if (this.settled) return
     this.#fail(code, proxyError(code, cause))
-    if (this.#abort !== null) this.#abort(this.error)
-    // Without a connection there is nothing to abort yet: a queued request is forgotten, a connecting one is aborted as it connects.
-    else this.#dispatcher?.cancel?.(this)
+    if (this.#dispatcher?.cancel !== undefined) this.#dispatcher.cancel(this)
+    // A dispatcher of the user's own has no more than this; what is not connected yet is aborted when it is.
+    else this.#abort?.(this.error)
   }
 
   /** Lets content flow again after it was held back. */

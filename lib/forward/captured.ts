@@ -17,6 +17,7 @@ export class CapturedResponse implements ProxyResponse, Sink {
   readonly #source: Source
   #content: Content | null = null
   #ended = false
+  #consumed = false
 
   constructor (head: ResponseHead, backend: Backend, source: Source) {
     this.backend = backend
@@ -40,15 +41,23 @@ export class CapturedResponse implements ProxyResponse, Sink {
   }
 
   text (): Promise<string> {
-    return text(this.body)
+    return this.#consume(text)
   }
 
   json<T = unknown> (): Promise<T> {
-    return json(this.body) as Promise<T>
+    return this.#consume(json) as Promise<T>
   }
 
-  async arrayBuffer (): Promise<ArrayBuffer> {
-    return await arrayBuffer(this.body) as ArrayBuffer
+  arrayBuffer (): Promise<ArrayBuffer> {
+    return this.#consume(arrayBuffer) as Promise<ArrayBuffer>
+  }
+
+  /** A second reader would get the rest, or nothing, and take it for the whole. */
+  async #consume<T> (consumer: (body: Readable) => Promise<T>): Promise<T> {
+    const { body } = this
+    if (this.#consumed || body.readableDidRead) throw new TypeError('The body has already been read')
+    this.#consumed = true
+    return await consumer(body)
   }
 
   head (): void {}

@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { IncomingMessage } from 'node:http'
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
 import type { Backend as PublicBackend, SelectContext, Timeouts } from '../../types/index.ts'
 import { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
@@ -25,7 +25,7 @@ export interface Intent {
   contentLength: number
   /** A body that has still to come, one that is here, or none. */
   body: Readable | Buffer | null
-  /** Where a body of Node's own server comes from; it may be here in a tick. */
+  /** Node's own request, where there is one. */
   raw: IncomingMessage | null
   /** `OPTIONS *`. */
   asterisk: boolean
@@ -49,6 +49,11 @@ export interface ExchangeClient {
 
 /** Steps an exchange waits in; each has its own time. */
 type Waiting = 'connection' | 'upload' | 'head' | 'content' | 'client'
+
+/** How an exchange counts. */
+type Result = 'successful' | 'failed' | 'aborted'
+/** What the client or the application has ended, and no backend is to be blamed for. */
+const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED'])
 
 const RESENDS = 2
 /** Bodies up to this many bytes are sent in one piece when they have come with the head. */
@@ -110,7 +115,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       this.#body = body
       this.#uploaded()
       this.#select()
-    } else if (raw !== null && contentLength > 0 && contentLength <= WHOLE_BODY) {
+    } else if (body === raw && contentLength > 0 && contentLength <= WHOLE_BODY) {
       // A small body has mostly come in the packet of the head, and is parsed by the next tick.
       process.nextTick(startWithBody, this)
     } else this.startWithBody()
@@ -119,7 +124,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   startWithBody (): void {
     if (this.#ended) return
     const { body, raw, contentLength } = this.#intent
-    const whole = raw === null || contentLength > WHOLE_BODY ? null : takeWholeBody(raw, contentLength)
+    const whole = raw === null || body !== raw || contentLength > WHOLE_BODY ? null : takeWholeBody(raw, contentLength)
     if (whole !== null) {
       this.#body = whole
       this.#uploaded()
@@ -187,6 +192,12 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     }
   }
 
+  onUploadFailed (error: Error): void {
+    if (this.#ended) return
+    if (this.#intent.raw === null) this.#stop('ABORTED', error)
+    else this.abandon()
+  }
+
   #uploaded (): void {
     const { request } = this.#intent.timeouts
     this.#uploading = false
@@ -235,7 +246,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     if (this.#ended) return
     const error = attempt.error as Error
     this.#log(attempt, error)
-    if (this.#sink !== null) return this.#cut(error)
+    if (this.#sink !== null) return this.#cut(proxyError(code, error))
     if (this.#mayResend(attempt, code)) {
       this.#resends++
       this.#upstream.retries++
@@ -246,7 +257,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
   #mayResend (attempt: Attempt, code: ErrorCode): boolean {
-    return code === 'RESET' && attempt.reused && attempt.statusCode === 0 && this.#resends < RESENDS &&
+    return code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
       IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && attempt.backend.available
   }
 
@@ -264,7 +275,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     if (this.#ended || this.#sink === null) return
     const sink = this.#sink
     this.#finish((this.#attempt as Attempt).statusCode < 500 ? 'successful' : 'failed')
-    sink.end(this.#intent.acceptsTrailers ? buildTrailers(trailers) : [])
+    sink.end(buildTrailers(trailers))
     this.#client.finished()
   }
 
@@ -275,9 +286,9 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     this.#attempt?.resume()
   }
 
-  #cut (error: Error): void {
+  #cut (error: Error, result: Result = 'failed'): void {
     const sink = this.#sink as Sink
-    this.#finish('failed')
+    this.#finish(result)
     sink.cut(error)
     this.#client.finished()
   }
@@ -290,9 +301,11 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     const cause = new Error('the client went away')
     this.#attempt?.cancel('CLIENT_CLOSED', cause)
     this.#intent.log?.info({ upstream: this.#upstream.name, backend: this.#attempt?.backend.id, statusCode: 499, stage: this.#attempt?.stage }, 'the client closed the request')
+    const error = proxyError('CLIENT_CLOSED', cause)
+    // A handler that reads the answer itself is still there.
+    if (this.#sink !== null) return this.#cut(error, 'aborted')
     this.#finish('aborted')
-    if (this.#sink !== null) this.#client.finished()
-    else this.#client.failed(proxyError('CLIENT_CLOSED', cause))
+    this.#client.failed(error)
   }
 
   /** The application, or the end of its life, wants no answer any more. */
@@ -325,19 +338,19 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       attempt.cancel(code, cause)
       this.#log(attempt, error)
     }
-    if (this.#sink !== null) this.#cut(error)
+    if (this.#sink !== null) this.#cut(error, GIVEN_UP.has(code) ? 'aborted' : 'failed')
     else this.#fail(code, cause)
   }
 
   #fail (code: ErrorCode, cause?: unknown): void {
     if (this.#ended) return
-    this.#finish('failed')
+    this.#finish(GIVEN_UP.has(code) ? 'aborted' : 'failed')
     this.#client.failed(proxyError(code, cause))
   }
 
   // Step: record
 
-  #finish (result: 'successful' | 'failed' | 'aborted'): void {
+  #finish (result: Result): void {
     this.#ended = true
     const { clock, counters, deadlines } = this.#upstream
     const time = clock.now() - this.#startedAt
@@ -349,6 +362,8 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     }
     if (raw !== null && this.#body !== null && !raw.complete && !raw.destroyed && raw.httpVersionMajor === 1) this.#linger(raw)
     else deadlines.remove(this)
+    // A web stream that nobody will read on is told so.
+    if (raw === null && this.#intent.body instanceof Readable && !this.#intent.body.readableEnded) this.#intent.body.destroy()
   }
 
   /**
@@ -360,8 +375,8 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     this.deadline = this.#upstream.clock.now() + LINGER
     const done = () => this.#upstream.deadlines.remove(this)
     raw.once('end', done).once('close', done)
-    // After the upload has let go of it.
-    setImmediate(() => raw.resume())
+    // After the upload has let go of it, and any stream that a hook has put between.
+    setImmediate(() => raw.unpipe().resume())
   }
 
   #endLinger (): void {

@@ -14,9 +14,12 @@ import { addTrailers, isHttp2 } from './wire.ts'
 export class HookedReply implements Sink {
   readonly #reply: FastifyReply
   readonly #source: Source
+  /** Whether the client has said that it takes trailers. RFC 9110, 6.5.1. */
+  readonly #takesTrailers: boolean
   #content: Content | null = null
 
-  constructor (reply: FastifyReply, source: Source) {
+  constructor (reply: FastifyReply, source: Source, takesTrailers: boolean) {
+    this.#takesTrailers = takesTrailers
     this.#reply = reply
     this.#source = source
   }
@@ -38,7 +41,7 @@ export class HookedReply implements Sink {
   }
 
   end (trailers: string[]): void {
-    if (trailers.length > 0) addTrailers(this.#reply.raw, trailers)
+    if (this.#takesTrailers && trailers.length > 0) addTrailers(this.#reply.raw, trailers)
     this.#content?.push(null)
   }
 

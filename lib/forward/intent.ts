@@ -49,7 +49,7 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
     acceptsTrailers: head.acceptsTrailers,
     contentLength: head.contentLength,
     body,
-    raw: streamed && body !== raw ? null : raw,
+    raw,
     asterisk: target.asterisk && path === '/',
     timeouts: settings.timeouts,
     log: request.log,

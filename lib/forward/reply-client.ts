@@ -1,5 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Backend } from '../backend.ts'
 import { proxyError } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
@@ -16,10 +16,10 @@ import { MAX_FORWARDS_REACHED } from './request-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Settings } from './settings.ts'
 import type { Sink } from './sink.ts'
-import { writeInterim } from './wire.ts'
+import { isOver, writeInterim } from './wire.ts'
 
 const kClient = Symbol('rockstar-proxy.client')
-type TrackedResponse = ServerResponse & { [kClient]?: ReplyClient }
+type Tracked = (ServerResponse | IncomingMessage) & { [kClient]?: ReplyClient }
 
 /** An exchange whose answer goes into a reply. */
 export class ReplyClient implements ExchangeClient {
@@ -42,7 +42,7 @@ export class ReplyClient implements ExchangeClient {
   /** Sends the request. A failure that is there at once is told a little later, when the caller can hear it. */
   start (upstream: Upstream, settings: Settings): this {
     this.#settings = settings
-    const res = this.#reply.raw as TrackedResponse
+    const res = this.#reply.raw
     if (res.destroyed || res.socket?.destroyed === true) {
       this.failed(proxyError('CLIENT_CLOSED', new Error('the client had gone before its request was forwarded')))
       return this
@@ -55,8 +55,11 @@ export class ReplyClient implements ExchangeClient {
       return this
     }
     this.#exchange = new Exchange(upstream, this.#intent, this)
-    res[kClient] = this
-    res.on('close', onClose)
+    // Both, because Node tells only one of them of a request that waits behind another on its connection.
+    for (const end of [res, this.#request.raw] as Tracked[]) {
+      end[kClient] = this
+      end.on('close', onClose)
+    }
     const { signal } = settings
     if (signal?.aborted === true) this.onAbort()
     else {
@@ -78,7 +81,8 @@ export class ReplyClient implements ExchangeClient {
 
   onClose (): void {
     const exchange = this.#exchange as Exchange
-    if (exchange.ended) return
+    // A request that has come whole is closed too, and is no client gone.
+    if (exchange.ended || !isOver(this.#reply.raw)) return
     // Somebody else has answered, a handler's time-out for one: that is no client gone.
     if (this.#reply.raw.writableFinished && !exchange.committed) exchange.giveUp(new Error('the request was answered by somebody else'))
     else exchange.abandon()
@@ -107,7 +111,8 @@ export class ReplyClient implements ExchangeClient {
       }
     }
     if (this.#reply.sent || this.#reply.raw.headersSent) throw new Error('the request was answered by somebody else')
-    return wantsHooks(this.#reply) ? new HookedReply(this.#reply, exchange) : new RawReply(this.#reply, exchange)
+    const { acceptsTrailers } = this.#intent as FastifyIntent
+    return wantsHooks(this.#reply) ? new HookedReply(this.#reply, exchange, acceptsTrailers) : new RawReply(this.#reply, exchange, acceptsTrailers)
   }
 
   finished (): void {
@@ -150,7 +155,7 @@ export class ReplyClient implements ExchangeClient {
   }
 }
 
-function onClose (this: TrackedResponse): void {
+function onClose (this: Tracked): void {
   this[kClient]?.onClose()
 }
 

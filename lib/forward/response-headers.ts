@@ -74,11 +74,16 @@ export function buildResponseHead (method: string, statusCode: number, statusMes
 /** The fields of an interim response (1xx) that may be sent on. */
 export function buildInterimHeaders (raw: Buffer[]): string[] {
   const headers: string[] = []
+  let connection: string | undefined
   for (let i = 0; i < raw.length; i += 2) {
     const name = latin1(raw[i])
+    const value = latin1(raw[i + 1])
     const kind = kindOf(name)
-    if (kind === Kind.PASS || kind === Kind.LOCATION) headers.push(name, latin1(raw[i + 1]))
+    if (kind === Kind.PASS || kind === Kind.LOCATION) headers.push(name, value)
+    else if (kind === Kind.CONNECTION) connection = connection === undefined ? value : `${connection}, ${value}`
   }
+  const nominated = nominatedFields(connection)
+  if (nominated !== null) removeNominated(headers, nominated)
   return headers
 }
 

@@ -1,3 +1,4 @@
+import { isIPv6 } from 'node:net'
 import { proxyError } from '../errors.ts'
 
 /** What a request line asks for. */
@@ -64,7 +65,12 @@ function ambiguous (what: string): Error {
   return proxyError('BAD_REQUEST', undefined, `its path has ${what}`)
 }
 
+const NAME = /^(?:[a-z0-9\-._~!$&'()*+,;=]|%[0-9a-f]{2})+(?::\d{0,5})?$/i
+const IP_LITERAL = /^\[([^\]]+)\](?::\d{0,5})?$/
+
 /** Whether a value can stand in `Host`: a name, an IPv4 or IPv6 address, and perhaps a port. RFC 9112, 3.2; RFC 3986, 3.2.2. */
 export function isAuthority (value: string): boolean {
-  return /^(?:[a-z0-9\-._~!$&'()*+,;=%]+|\[[0-9a-f:.]+\])(?::\d{0,5})?$/i.test(value)
+  if (NAME.test(value)) return true
+  const literal = IP_LITERAL.exec(value)?.[1]
+  return literal !== undefined && (isIPv6(literal) || /^v[0-9a-f]+\.[a-z0-9\-._~!$&'()*+,;=:]+$/i.test(literal))
 }

@@ -1,4 +1,4 @@
-import { STATUS_CODES, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
+import { STATUS_CODES, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
 import type { ServerHttp2Stream } from 'node:http2'
 import { toRecord } from './header-record.ts'
 
@@ -36,7 +36,13 @@ export function addTrailers (res: ServerResponse, trailers: string[]): void {
   res.addTrailers(pairs)
 }
 
-/** Whether a response is one of Node's HTTP/2 compatibility layer. */
-export function isHttp2 (res: ServerResponse): boolean {
-  return res.req.httpVersionMajor === 2
+/** Whether a message is one of Node's HTTP/2 compatibility layer. */
+export function isHttp2 (message: IncomingMessage | ServerResponse): boolean {
+  return 'stream' in message
+}
+
+/** Whether nothing more can be written to the client, for whatever reason. */
+export function isOver (res: ServerResponse): boolean {
+  const { stream } = res as { stream?: ServerHttp2Stream }
+  return stream === undefined ? res.destroyed || res.req.socket.destroyed : stream.destroyed
 }

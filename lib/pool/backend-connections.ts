@@ -1,6 +1,6 @@
 import { buildConnector, Dispatcher, type Client } from 'undici'
 import type { BackendPoolStats, PoolOptions } from '../../types/index.ts'
-import { Connection, type ConnectionOwner } from './connection.ts'
+import { Connection, type ConnectionOwner, type PooledHandler } from './connection.ts'
 
 interface Waiting {
   options: Dispatcher.DispatchOptions
@@ -61,13 +61,17 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
     return true
   }
 
-  /** Forgets a request that still waits for a connection; false when it does not wait. */
-  cancel (handler: Dispatcher.DispatchHandler): boolean {
+  /** Forgets a request: it leaves the queue, or its connection is closed, whether it is made or still being made. */
+  cancel (handler: PooledHandler): void {
     const at = this.#waiting.findIndex(waiting => waiting.handler === handler)
-    if (at === -1) return false
-    this.#waiting.splice(at, 1)
+    if (at !== -1) this.#waiting.splice(at, 1)
+    const { connection } = handler
+    if (connection !== null && this.#all.delete(connection)) {
+      connection.destroy()
+      const next = this.#waiting.shift()
+      if (next !== undefined) this.#assign(this.#open(), next.options, next.handler)
+    }
     this.#closeIfEmpty()
-    return true
   }
 
   stats (): BackendPoolStats {

@@ -26,17 +26,22 @@ export class Connection {
   /** Whether a request is on it, or waits for it to connect. */
   busy = false
   readonly #owner: ConnectionOwner
+  #connecting: Socket | null = null
   #handler: PooledHandler | null = null
 
   constructor (origin: string, options: Client.Options, connect: buildConnector.connector, owner: ConnectionOwner) {
     this.client = new Client(origin, {
       ...options,
       // TLS knows no addresses for names (RFC 6066, 3): there the certificate is checked against the address itself.
-      connect: (target, callback) => connect(isIP(target.servername ?? '') === 0 ? target : { ...target, servername: undefined }, (error, socket) => {
-        if (socket === null || error !== null) return callback(error as Error, null)
-        this.#adopt(socket)
-        callback(null, socket)
-      })
+      connect: (target, callback) => {
+        // Typed as giving nothing, it gives the socket it connects.
+        this.#connecting = (connect as (...args: Parameters<typeof connect>) => unknown)(isIP(target.servername ?? '') === 0 ? target : { ...target, servername: undefined }, (error, socket) => {
+          this.#connecting = null
+          if (socket === null || error !== null) return callback(error as Error, null)
+          this.#adopt(socket)
+          callback(null, socket)
+        }) as Socket
+      }
     })
     this.client
       .on('connect', () => owner.onConnected(this))
@@ -62,6 +67,13 @@ export class Connection {
     this.client.dispatch(options, handler)
     // A request that undici refuses to take at all fails at once and is never followed by a 'drain'.
     if (isPooled(handler) ? handler.settled : this.client.stats.size === 0) this.#free()
+  }
+
+  /** Closes it at once, connected or not. undici alone would connect again for a request that has been given up. */
+  destroy (): void {
+    const error = new Error('the connection was given up')
+    this.#connecting?.destroy(error)
+    this.client.destroy(error).catch(() => {})
   }
 
   /** Counts a request that is about to be written; true when the socket has carried another before. */

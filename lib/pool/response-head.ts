@@ -4,6 +4,8 @@ import type { Socket } from 'node:net'
 export interface HeadListener {
   /** Whether the response's final head is still to come. */
   readonly awaitsHead: boolean
+  /** Whether bytes of a response have come. */
+  heard: boolean
   /** A `100 Continue` came, which undici would take for an error. */
   onContinue (): void
   /** The first bytes of the final head, the whole status line among them, as they came. */
@@ -13,6 +15,7 @@ export interface HeadListener {
 const DIGIT_1 = 0x31
 const DIGIT_0 = 0x30
 const LF = 0x0a
+const PROTOCOL = Buffer.from('HTTP/')
 const HEAD_END = Buffer.from('\r\n\r\n')
 /** Length of `HTTP/1.1 100`, after which an interim response can be told. */
 const STATUS_END = 12
@@ -28,50 +31,59 @@ const NOTHING: Buffer = Buffer.alloc(0)
 export function watchHeads (socket: Socket, listenerNow: () => HeadListener | null): void {
   const { read } = socket
   let held = NOTHING
+  /** Whether what is held can be told without further bytes. */
+  let ready = false
   /** Whose final head has begun to pass. */
   let passing: HeadListener | null = null
 
   socket.read = function (size?: number): Buffer | null {
     while (true) {
-      const chunk = read.call(this, size) as Buffer | null
-      if (chunk === null) return null
-      const listener = listenerNow()
-      if (listener === null || listener === passing || !listener.awaitsHead) return chunk
-      const bytes = held.length === 0 ? chunk : Buffer.concat([held, chunk])
-      held = NOTHING
-      const kept: Buffer[] = []
-      const at = takeInterims(bytes, kept, listener)
-      const rest = at === 0 ? bytes : bytes.subarray(at)
-      if (rest.length > 0) {
-        if (isWholeStatusLine(rest) || rest.length > MAX_HELD) {
-          passing = listener
-          listener.onStatusLine(rest)
-          kept.push(rest)
-        } else held = rest
+      let bytes = held
+      if (!ready) {
+        const chunk = read.call(this, size) as Buffer | null
+        if (chunk === null) return null
+        bytes = held.length === 0 ? chunk : Buffer.concat([held, chunk])
       }
-      if (kept.length > 0) return kept.length === 1 ? kept[0] : Buffer.concat(kept)
+      held = NOTHING
+      ready = false
+      const listener = listenerNow()
+      if (listener === null || listener === passing || !listener.awaitsHead) return bytes
+      listener.heard = true
+      const interim = interimLength(bytes)
+      if (interim > 0) {
+        // One at a time: what is passed on here and what undici passes on stay in order.
+        held = bytes.subarray(interim)
+        ready = held.length > 0
+        if (!isContinue(bytes)) return bytes.subarray(0, interim)
+        listener.onContinue()
+      } else if (isWholeStatusLine(bytes) || bytes.length > MAX_HELD) {
+        passing = listener
+        listener.onStatusLine(bytes)
+        return bytes
+      } else held = bytes
     }
   }
 }
 
-/** Walks the interim heads at the beginning and keeps all that are no 100; returns where what is left begins. */
-function takeInterims (bytes: Buffer, kept: Buffer[], listener: HeadListener): number {
-  let at = 0
-  while (bytes.length - at >= STATUS_END && bytes[at + 9] === DIGIT_1) {
-    const headEnd = bytes.indexOf(HEAD_END, at)
-    if (headEnd === -1) break
-    const next = headEnd + HEAD_END.length
-    if (bytes[at + 10] === DIGIT_0 && bytes[at + 11] === DIGIT_0) listener.onContinue()
-    else kept.push(bytes.subarray(at, next))
-    at = next
-  }
-  return at
+/** Length of the whole interim head that `bytes` begin with; 0 when there is none. */
+function interimLength (bytes: Buffer): number {
+  if (!isInterim(bytes)) return 0
+  const end = bytes.indexOf(HEAD_END)
+  return end === -1 ? 0 : end + HEAD_END.length
 }
 
-/** Whether the status line of a final head is there; an interim head is waited for as a whole. */
+function isInterim (bytes: Buffer): boolean {
+  return bytes.length >= STATUS_END && bytes[9] === DIGIT_1
+}
+
+function isContinue (bytes: Buffer): boolean {
+  return bytes[10] === DIGIT_0 && bytes[11] === DIGIT_0
+}
+
+/** Whether the status line of a final head is there, or will never be; an interim head is waited for as a whole. */
 function isWholeStatusLine (bytes: Buffer): boolean {
-  const isInterim = bytes.length >= STATUS_END && bytes[9] === DIGIT_1
-  return !isInterim && bytes.includes(LF)
+  if (!PROTOCOL.subarray(0, bytes.length).equals(bytes.subarray(0, PROTOCOL.length))) return true
+  return !isInterim(bytes) && bytes.includes(LF)
 }
 
 /** The reason phrase of a head as its bytes. */
