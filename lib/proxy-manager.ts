@@ -54,7 +54,7 @@ export class UpstreamManager implements contracts.Upstream {
     if (options?.upstream !== undefined) return this.forwardElsewhere(options.upstream, request, reply, options)
     const settings = options === undefined ? this.#plain : settingsOf(this.state, options)
     if (reply === undefined) return captureRequest(this.state, request, settings)
-    return new ReplyClient(request, reply).start(this.state, settings).completion
+    return new ReplyClient(request, reply, options?.onError).start(this.state, settings).completion
   }
 
   async forwardHttp (request: Request, options?: contracts.ForwardHttpOptions): Promise<Response> {
@@ -104,10 +104,10 @@ export class UpstreamManager implements contracts.Upstream {
   }
 
   /** Only the manager of all upstreams knows the others. */
-  protected forwardElsewhere (_choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, _options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
+  protected forwardElsewhere (_choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
     const error = proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
     if (reply === undefined) return Promise.reject(error)
-    const client = new ReplyClient(request, reply)
+    const client = new ReplyClient(request, reply, options.onError)
     client.failed(error)
     return client.completion
   }
@@ -136,7 +136,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
 
   upstream (name: string): UpstreamManager {
     const upstream = this.#upstreams.get(name)
-    if (upstream === undefined) throw proxyError('UNKNOWN_UPSTREAM', undefined, name)
+    if (upstream === undefined) throw proxyError('UNKNOWN_UPSTREAM', undefined, String(name))
     return upstream
   }
 
@@ -166,7 +166,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
 
   /** Sends a request by a declared route: nobody waits for its end. */
   forwardRoute (request: FastifyRequest, reply: FastifyReply, route: Route): void {
-    const client = new ReplyClient(request, reply)
+    const client = new ReplyClient(request, reply, route.onError)
     this.#choose(route.upstream, request,
       state => client.start(state, route.settingsFor(state)),
       error => client.failed(error))
@@ -190,7 +190,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
       return new Promise((resolve, reject) => this.#choose(choice, request,
         state => { captureRequest(state, request, settingsOf(state, options)).then(resolve, reject) }, reject))
     }
-    const client = new ReplyClient(request, reply)
+    const client = new ReplyClient(request, reply, options.onError)
     this.#choose(choice, request, state => client.start(state, settingsOf(state, options)), error => client.failed(error))
     return client.completion
   }
@@ -200,8 +200,8 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     if (choice === undefined) return use(this.state)
     try {
       const name = typeof choice === 'string' ? choice : choice(request)
-      if (typeof name === 'string') use(this.upstream(name).state)
-      else name.then(name => use(this.upstream(name).state)).catch(fail)
+      if (name instanceof Promise) name.then(name => use(this.upstream(name).state)).catch(fail)
+      else use(this.upstream(name).state)
     } catch (error) {
       fail(error as Error)
     }

@@ -9,13 +9,17 @@ export class RoundRobin implements LoadBalancer {
   #next = 0
   #weighted = false
   #credit = new Map<Backend, number>()
+  #weights = new Map<Backend, number>()
 
   rebuild (available: readonly Backend[]): void {
     this.#weighted = available.some(backend => backend.weight !== available[0].weight)
-    // Those that stay keep the credit they have earned: a change to one moves no turn of the others.
+    // Those that stay keep the credit they have earned, so that a change to one moves no turn of the others.
+    // What was earned under other weights would come as a burst: then all begin anew.
+    const reweighted = available.some(backend => this.#weights.get(backend) !== backend.weight && this.#weights.has(backend))
     const credit = new Map<Backend, number>()
-    for (const backend of available) credit.set(backend, this.#credit.get(backend) ?? 0)
+    for (const backend of available) credit.set(backend, reweighted ? 0 : this.#credit.get(backend) ?? 0)
     this.#credit = credit
+    this.#weights = new Map(available.map(backend => [backend, backend.weight]))
   }
 
   select (available: readonly Backend[], { tried }: SelectContext): Backend | undefined {

@@ -1,9 +1,10 @@
 import type { Readable } from 'node:stream'
-import type { Culprit, Outcome, Stage } from '../../types/index.ts'
+import type { Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
 import { reasonPhrase, type BackendConnections, type Connection, type PooledHandler } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
+import { latin1 } from './latin1.ts'
 import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
 
 /** What is sent to a backend. */
@@ -54,14 +55,17 @@ export class Attempt implements PooledHandler, Outcome {
   responseTime = -1
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
+  readonly #balancer: LoadBalancer
   readonly #startedAt: number
   #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
 
-  constructor (backend: Backend, upstream: Upstream, listener: AttemptListener) {
+  /** @param balancer the one that chose the backend, and hears how that went */
+  constructor (backend: Backend, upstream: Upstream, balancer: LoadBalancer, listener: AttemptListener) {
     this.backend = backend
+    this.#balancer = balancer
     this.#upstream = upstream
     this.#listener = listener
     this.#startedAt = upstream.clock.now()
@@ -112,11 +116,12 @@ export class Attempt implements PooledHandler, Outcome {
 
   onHeaders (statusCode: number, headers: Buffer[], resume: () => void, statusMessage: string): boolean {
     if (this.settled) return false
-    if (statusCode < 200) {
+    if (statusCode >= 100 && statusCode < 200 && statusCode !== 101) {
       this.#listener.onAttemptInterim(this, statusCode, headers)
       return true
     }
     this.awaitsHead = false
+    if (this.#headBytes !== null && isFaulty(this.#headBytes, headers)) this.connection?.retire()
     this.statusCode = statusCode
     this.stage = 'stream'
     this.headTime = this.#upstream.clock.now() - this.#startedAt
@@ -170,9 +175,17 @@ export class Attempt implements PooledHandler, Outcome {
     this.responseTime = this.#upstream.clock.now() - this.#startedAt
     this.backend.settle(resultOf(this), this.responseTime)
     try {
-      this.#upstream.balancer.settle?.(this.backend, this)
+      this.#balancer.settle?.(this.backend, this)
     } catch (error) {
       this.#listener.onBalancerFault(error)
     }
   }
+}
+
+const MINOR_VERSION = 'HTTP/1.'.length
+const ZERO = 0x30
+
+/** Whether a head is HTTP/1.0 and has chunks, which it cannot: its connection is not to be used again. RFC 9112, 6.1. */
+function isFaulty (head: Buffer, headers: Buffer[]): boolean {
+  return head[MINOR_VERSION] === ZERO && headers.some((name, i) => i % 2 === 0 && latin1(name).toLowerCase() === 'transfer-encoding')
 }

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
-import type { Backend as PublicBackend, SelectContext, Timeouts } from '../../types/index.ts'
+import type { Backend as PublicBackend, LoadBalancer, SelectContext, Timeouts } from '../../types/index.ts'
 import { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
@@ -12,6 +12,7 @@ import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHea
 import type { PrefixMapping } from './prefix-mapping.ts'
 import type { Sink, Source } from './sink.ts'
 import { takeWholeBody, Upload, type UploadListener } from './upload.ts'
+import { isHttp2 } from './wire.ts'
 
 /** A request as it is to be sent, wherever it came from. */
 export interface Intent {
@@ -56,6 +57,8 @@ type Result = 'successful' | 'failed' | 'aborted'
 const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED'])
 
 const RESENDS = 2
+/** Times that a balancer may choose a backend which has gone meanwhile. */
+const RESELECTS = 3
 /** Bodies up to this many bytes are sent in one piece when they have come with the head. */
 const WHOLE_BODY = 65_536
 /** Milliseconds for the rest of a request that has been answered already. */
@@ -81,6 +84,8 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   #requestDeadline = Infinity
   #attempt: Attempt | null = null
   #resends = 0
+  #reselects = 0
+  #balancer: LoadBalancer
   #body: Buffer | Upload | null = null
   #uploading = false
   #sink: Sink | null = null
@@ -92,6 +97,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     this.#upstream = upstream
     this.#intent = intent
     this.#client = client
+    this.#balancer = upstream.balancer
     this.request = intent.request
     this.method = intent.method
     this.path = intent.path
@@ -139,6 +145,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   #select (): void {
     const { available, balancer, closed } = this.#upstream
+    this.#balancer = balancer
     if (closed) return this.#fail('CLOSED')
     if (available.length === 0) return this.#fail('NO_BACKEND')
     try {
@@ -153,9 +160,9 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   #use (chosen: PublicBackend | undefined): void {
     if (this.#ended) return
     if (chosen === undefined) return this.#fail('NO_BACKEND')
-    if (!(chosen instanceof Backend)) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
+    if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
     // One that has gone while an async balancer was thinking.
-    if (!chosen.available) return this.#select()
+    if (!chosen.available) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
     ;(this.tried ??= []).push(chosen)
     this.#dispatch(chosen, false)
   }
@@ -165,7 +172,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   #dispatch (backend: Backend, fresh: boolean): void {
     const { path, method, headers, timeouts } = this.#intent
     const outgoing: Outgoing = { path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
-    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this)
+    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this.#balancer, this)
     this.#wait('connection', timeouts.connect)
     attempt.dispatch(outgoing)
   }
@@ -360,7 +367,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       const { backend, statusCode, stage } = this.#attempt ?? {}
       log.debug({ upstream: this.#upstream.name, backend: backend?.id, statusCode, stage, result, attempts: this.#resends + (this.tried?.length ?? 0), responseTime: time }, 'exchange finished')
     }
-    if (raw !== null && this.#body !== null && !raw.complete && !raw.destroyed && raw.httpVersionMajor === 1) this.#linger(raw)
+    if (raw !== null && this.#uploading && !raw.destroyed && !isHttp2(raw)) this.#linger(raw)
     else deadlines.remove(this)
     // A web stream that nobody will read on is told so.
     if (raw === null && this.#intent.body instanceof Readable && !this.#intent.body.readableEnded) this.#intent.body.destroy()

@@ -1,11 +1,11 @@
 import type { FastifyReply } from 'fastify'
-import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { STATUS_CODES, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
 import { Content } from './content.ts'
 import { toRecord } from './header-record.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Sink, Source } from './sink.ts'
-import { addTrailers, isHttp2 } from './wire.ts'
+import { addTrailers, isHttp2, writeHead as writeSpelt } from './wire.ts'
 
 /**
  * Sends the answer through Fastify, so that its `onSend` hooks see and may change it. What they leave alone
@@ -63,13 +63,14 @@ function flushSoon (this: ServerResponse): void {
  * of all fields that no hook has changed, and its reason phrase.
  */
 function keepSpelling (res: ServerResponse, original: string[], statusCode: number, statusMessage: string): void {
-  const writeHead = res.writeHead as (...args: unknown[]) => ServerResponse
+  const { writeHead } = res
   res.writeHead = function (this: ServerResponse, code: number, reason?: string | OutgoingHttpHeaders, given?: OutgoingHttpHeaders) {
-    res.writeHead = writeHead as ServerResponse['writeHead']
+    res.writeHead = writeHead
     const final = { ...this.getHeaders(), ...(typeof reason === 'object' ? reason : given) }
     for (const name of this.getHeaderNames()) this.removeHeader(name)
-    const headers = respelt(final, original)
-    return code === statusCode ? writeHead.call(this, code, statusMessage, headers) : writeHead.call(this, code, headers)
+    const phrase = code === statusCode ? statusMessage : STATUS_CODES[code] ?? ''
+    writeSpelt(this, code, phrase, respelt(final, original))
+    return this
   } as ServerResponse['writeHead']
 }
 

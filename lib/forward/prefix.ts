@@ -32,19 +32,17 @@ export function replacePrefix (path: string, { segments, rewritten, mergeSlashes
   const query = path.indexOf('?')
   const end = query === -1 ? path.length : query
   let at = 0
-  let inner = rewritten
+  const texts = new Map<string, string>()
   for (let i = 0; i < segments.length && at < end; i++) {
     at++
     if (mergeSlashes) while (path.charCodeAt(at) === 0x2f) at++
     let next = path.indexOf('/', at)
     if (next === -1 || next > end) next = end
     const name = segments[i]
-    if (name !== null && inner.includes(':')) {
-      const text = path.slice(at, next)
-      inner = inner.split('/').map(part => part === `:${name}` ? text : part).join('/')
-    }
+    if (name !== null) texts.set(`:${name}`, path.slice(at, next))
     at = next
   }
+  const inner = texts.size === 0 ? rewritten : rewritten.split('/').map(part => texts.get(part) ?? part).join('/')
   const replaced = inner + path.slice(at)
   return { path: replaced.charCodeAt(0) === 0x2f ? replaced : `/${replaced}`, outer: path.slice(0, at), inner }
 }

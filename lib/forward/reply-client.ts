@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { OnError } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
@@ -26,6 +27,7 @@ export class ReplyClient implements ExchangeClient {
   readonly completion = new Completion<void>()
   readonly #request: FastifyRequest
   readonly #reply: FastifyReply
+  readonly #onError: OnError | undefined
   #settings: Settings | null = null
   #intent: FastifyIntent | null = null
   #exchange: Exchange | null = null
@@ -34,9 +36,10 @@ export class ReplyClient implements ExchangeClient {
   /** Whether `onResponse` has taken the content, and answers itself. */
   #taken = false
 
-  constructor (request: FastifyRequest, reply: FastifyReply) {
+  constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined) {
     this.#request = request
     this.#reply = reply
+    this.#onError = onError
   }
 
   /** Sends the request. A failure that is there at once is told a little later, when the caller can hear it. */
@@ -104,7 +107,7 @@ export class ReplyClient implements ExchangeClient {
     if (rewriteHeaders !== undefined) head.headers = rewritten(head.headers, record => rewriteHeaders(record, this.#request), 'rewriteHeaders')
     if (onResponse !== undefined) {
       const response = new CapturedResponse(head, backend, exchange)
-      onResponse(this.#request, this.#reply, response)
+      this.#watch(onResponse(this.#request, this.#reply, response), 'onResponse')
       if (response.taken) {
         this.#taken = true
         return response
@@ -130,7 +133,7 @@ export class ReplyClient implements ExchangeClient {
 
   deliver (error: Error): void {
     const reply = this.#reply
-    const onError = this.#settings?.onError
+    const onError = this.#onError
     if ((error as { code?: string }).code === 'FST_ROCKSTAR_CLIENT_CLOSED') {
       // There is nobody to answer; hooks that look at the reply see why.
       if (!reply.raw.headersSent) reply.raw.statusCode = 499
@@ -138,7 +141,7 @@ export class ReplyClient implements ExchangeClient {
     }
     if (onError !== undefined && !reply.sent) {
       try {
-        onError(this.#request, reply, error)
+        this.#watch(onError(this.#request, reply, error), 'onError')
       } catch (thrown) {
         this.#request.log.error({ err: thrown }, 'onError threw')
       }
@@ -146,6 +149,11 @@ export class ReplyClient implements ExchangeClient {
     }
     if (!this.completion.observed && !reply.sent && !reply.raw.headersSent) reply.send(error)
     this.completion.reject(error)
+  }
+
+  /** What a listener returns is not waited for; one that is async must not end the process when it rejects. */
+  #watch (returned: unknown, name: string): void {
+    if (returned instanceof Promise) returned.catch(error => this.#request.log.error({ err: error }, `${name} rejected`))
   }
 
   /** RFC 9110, 7.6.2: the last one that an `OPTIONS` may reach answers it. */

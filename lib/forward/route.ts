@@ -1,4 +1,4 @@
-import type { RouteOptions, UpstreamChoice } from '../../types/index.ts'
+import type { OnError, RouteOptions, UpstreamChoice } from '../../types/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { prefixRule, type PrefixRule } from './prefix.ts'
 import { settingsOf, type Settings } from './settings.ts'
@@ -6,6 +6,7 @@ import { settingsOf, type Settings } from './settings.ts'
 /** A declared route, with what can be worked out before a request comes. */
 export class Route {
   readonly upstream: UpstreamChoice | undefined
+  readonly onError: OnError | undefined
   readonly #options: RouteOptions
   readonly #prefix: PrefixRule
   readonly #settings = new WeakMap<Upstream, Settings>()
@@ -16,6 +17,7 @@ export class Route {
    */
   constructor (options: RouteOptions, prefix: string, mergeSlashes: boolean) {
     this.upstream = options.upstream
+    this.onError = options.onError
     this.#options = options
     this.#prefix = prefixRule(prefix, options.rewritePrefix ?? '', mergeSlashes)
   }

@@ -50,7 +50,8 @@ export function assertCanonical (target: string): void {
   for (let decoding = 0; decoding < MAX_DECODINGS; decoding++) {
     if (/^[/\\]{2}/.test(path)) throw ambiguous('more than one slash in front')
     if (path.includes('\0')) throw ambiguous('an encoded NUL')
-    for (const segment of path.split(/[/\\]/)) {
+    if (path.includes('\\')) throw ambiguous('an encoded backslash')
+    for (const segment of path.split('/')) {
       const name = segment.split(';', 1)[0]
       if (name === '.' || name === '..') throw ambiguous('dot segments')
     }

@@ -22,10 +22,28 @@ export function writeInterim (res: ServerResponse, statusCode: number, headers: 
   raw._writeRaw(`${head}\r\n`, 'latin1')
 }
 
-/** Writes a head whose names, order and repetitions are those given. */
+/** Writes a head whose names, order and repetitions are those given. No header may have been set on the response. */
 export function writeHead (res: ServerResponse, statusCode: number, statusMessage: string, headers: string[]): void {
   if (isHttp2(res)) res.writeHead(statusCode, toRecord(headers) as OutgoingHttpHeaders)
-  else res.writeHead(statusCode, statusMessage, headers)
+  else if (forgetSetHeaders(res)) res.writeHead(statusCode, statusMessage, headers)
+  else {
+    for (let i = 0; i < headers.length; i += 2) res.appendHeader(headers[i], headers[i + 1])
+    res.writeHead(statusCode, statusMessage)
+  }
+}
+
+let kOutHeaders: symbol | undefined
+
+/**
+ * Where a header was ever set on a response, and be it taken off again, Node writes each name once. It has no method
+ * to make it forget; where it cannot be made to, the answer is false, and fields are only grouped by name.
+ */
+function forgetSetHeaders (res: ServerResponse): boolean {
+  kOutHeaders ??= Object.getOwnPropertySymbols(res).find(({ description }) => description === 'kOutHeaders')
+  // A response of light-my-request, which Fastify's inject() uses, is read by its set headers alone.
+  if (kOutHeaders === undefined || !(kOutHeaders in res) || '_lightMyRequest' in res) return false
+  ;(res as unknown as Record<symbol, unknown>)[kOutHeaders] = null
+  return true
 }
 
 /** Trailers for the end of the content. Before `end()`. */

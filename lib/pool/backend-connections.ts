@@ -91,11 +91,11 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
 
   /** Lets the requests it has finish, then closes every connection. */
   override close (callback?: () => void): Promise<void> & void {
-    this.#closing ??= new Promise<void>(resolve => {
-      this.#onEmpty = resolve
+    if (this.#closing === null) {
+      this.#closing = new Promise<void>(resolve => { this.#onEmpty = resolve })
       for (const connection of [...this.#idle]) this.#discard(connection)
       this.#closeIfEmpty()
-    })
+    }
     if (callback !== undefined) this.#closing.then(callback)
     return this.#closing as Promise<void> & void
   }

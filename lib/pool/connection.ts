@@ -27,6 +27,7 @@ export class Connection {
   busy = false
   readonly #owner: ConnectionOwner
   #connecting: Socket | null = null
+  #retired = false
   #handler: PooledHandler | null = null
 
   constructor (origin: string, options: Client.Options, connect: buildConnector.connector, owner: ConnectionOwner) {
@@ -54,8 +55,14 @@ export class Connection {
     this.#owner = owner
   }
 
+  /** Whether it can carry a request, now or after the present one. */
   get connected (): boolean {
-    return this.socket !== null && !this.socket.destroyed
+    return !this.#retired && this.socket !== null && !this.socket.destroyed
+  }
+
+  /** Lets it finish what it has, and then close. */
+  retire (): void {
+    this.#retired = true
   }
 
   dispatch (options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): void {

@@ -17,8 +17,10 @@ const DIGIT_0 = 0x30
 const LF = 0x0a
 const PROTOCOL = Buffer.from('HTTP/')
 const HEAD_END = Buffer.from('\r\n\r\n')
-/** Length of `HTTP/1.1 100`, after which an interim response can be told. */
-const STATUS_END = 12
+/** Length of `HTTP/1.1 100` and what ends it, after which an interim response can be told. */
+const STATUS_END = 13
+const SPACE = 0x20
+const CR = 0x0d
 /** Bytes of an unfinished head that are held back at the most; more are left to undici to judge. */
 const MAX_HELD = 16_384
 const NOTHING: Buffer = Buffer.alloc(0)
@@ -73,7 +75,7 @@ function interimLength (bytes: Buffer): number {
 }
 
 function isInterim (bytes: Buffer): boolean {
-  return bytes.length >= STATUS_END && bytes[9] === DIGIT_1
+  return bytes.length >= STATUS_END && bytes[9] === DIGIT_1 && (bytes[12] === SPACE || bytes[12] === CR)
 }
 
 function isContinue (bytes: Buffer): boolean {
