@@ -23,7 +23,7 @@ export class Backend implements contracts.Backend {
   readonly createdAt: Date
   updatedAt: Date
   readonly counters = new Counters()
-  /** The upstream that lists it; `null` when none does any more. */
+  /** The upstream that lists it, or did. */
   owner: object | null = null
   /** Called when the last attempt under way has ended; set while draining. */
   onIdle: (() => void) | null = null

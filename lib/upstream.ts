@@ -146,7 +146,6 @@ export class Upstream {
     await this.#idle(backend, timeout)
     for (const entry of this.deadlines.entries()) if (entry.isOn(backend)) entry.giveUp()
     this.#backends.delete(backend.id)
-    backend.owner = null
     await this.pool.release?.(backend)
   }
 

@@ -1,8 +1,10 @@
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import type { Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
 import { RoundRobin } from '../lib/balancer/index.ts'
 import { errors } from '../lib/errors.ts'
+import { ALLOW, authorityOf } from '../lib/forward/index.ts'
 import { ConnectionPool as UndiciConnectionPool } from '../lib/pool/index.ts'
 import { ProxyManager } from '../lib/proxy-manager.ts'
 import type * as contracts from '../types/index.ts'
@@ -23,14 +25,31 @@ const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = 
   }
 }
 
-/** What Node's HTTP/1 server has to be told, where the application has not told it anything itself. */
+/** What Node's server has to be told, where the application has not told it anything itself. */
 function prepareServer (app: FastifyInstance): void {
   const server = app.server as Server
   // Node drops fields beyond the thousandth in silence; what bounds a header section is its size.
   if (server.maxHeadersCount === null) server.maxHeadersCount = 0
-  if (server.listenerCount('connect') === 0) {
-    server.on('connect', (_request, socket) => socket.end('HTTP/1.1 405 Method Not Allowed\r\nAllow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'))
+  if (server.listenerCount('connect') === 0) server.on('connect', refuseConnect)
+  server.prependListener('request', preferAuthority)
+}
+
+/** CONNECT is for proxies that a client has chosen, not for this kind. RFC 9110, 9.3.6. */
+function refuseConnect (_request: IncomingMessage, answer: Duplex | ServerResponse): void {
+  if ('writeHead' in answer) {
+    answer.writeHead(405, { allow: ALLOW }).end()
+    return
   }
+  answer.on('error', () => {})
+  answer.end(`HTTP/1.1 405 Method Not Allowed\r\nAllow: ${ALLOW}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`)
+}
+
+/** RFC 9112, 3.2.2: the authority of an absolute target outranks `Host`; for Fastify's constraints as well. */
+function preferAuthority (request: IncomingMessage): void {
+  const { url } = request
+  if (url === undefined || url.charCodeAt(0) === 0x2f) return
+  const authority = authorityOf(url)
+  if (authority !== undefined) request.headers.host = authority
 }
 
 /** Makes a pool from its options, for `setConnectionPool()`. The name is that of the interface it keeps to as well. */

@@ -20,8 +20,11 @@ const routesPlugin: FastifyPluginAsync<RouteOptions> = async (app, given) => {
   await app.register(passthrough)
   await app.register(async scope => {
     const { proxy } = scope as unknown as { proxy: ProxyManager }
-    const { ignoreDuplicateSlashes } = { ...scope.initialConfig, ...scope.initialConfig.routerOptions }
-    const route = new Route(options, scope.prefix, ignoreDuplicateSlashes === true)
+    const { ignoreDuplicateSlashes, useSemicolonDelimiter } = { ...scope.initialConfig, ...scope.initialConfig.routerOptions }
+    const route = new Route(options, scope.prefix, {
+      mergeSlashes: ignoreDuplicateSlashes === true,
+      semicolonDelimiter: useSemicolonDelimiter === true
+    })
     for (const url of ['/', '/*']) {
       scope.route({
         url,

@@ -14,8 +14,9 @@ export class RoundRobin implements LoadBalancer {
   rebuild (available: readonly Backend[]): void {
     this.#weighted = available.some(backend => backend.weight !== available[0].weight)
     // Those that stay keep the credit they have earned, so that a change to one moves no turn of the others.
-    // What was earned under other weights would come as a burst: then all begin anew.
-    const reweighted = available.some(backend => this.#weights.get(backend) !== backend.weight && this.#weights.has(backend))
+    // What was earned under other weights, or from one that has gone, would come as a burst: then all begin anew.
+    const kept = available.filter(backend => this.#weights.get(backend) === backend.weight)
+    const reweighted = kept.length < this.#weights.size
     const credit = new Map<Backend, number>()
     for (const backend of available) credit.set(backend, reweighted ? 0 : this.#credit.get(backend) ?? 0)
     this.#credit = credit

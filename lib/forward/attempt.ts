@@ -43,6 +43,7 @@ export class Attempt implements PooledHandler, Outcome {
   readonly backend: Backend
   connection: Connection | null = null
   awaitsHead = false
+  held = false
   heard = false
   settled = false
   /** Whether its connection has carried another request before. */
@@ -94,7 +95,13 @@ export class Attempt implements PooledHandler, Outcome {
 
   /** Lets content flow again after it was held back. */
   resume (): void {
-    if (!this.settled) this.#resume?.()
+    if (this.settled) return
+    if (this.connection === null) this.#resume?.()
+    else if (this.held) {
+      this.held = false
+      // Not in the middle of what undici is just reading.
+      process.nextTick(readOn, this.connection)
+    }
   }
 
   onConnect (abort: (error?: Error) => void): void {
@@ -126,11 +133,17 @@ export class Attempt implements PooledHandler, Outcome {
     this.stage = 'stream'
     this.headTime = this.#upstream.clock.now() - this.#startedAt
     this.#resume = resume
-    return this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
+    const flowing = this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
+    return flowing || this.connection !== null
   }
 
   onData (chunk: Buffer): boolean {
-    return this.settled ? false : this.#listener.onAttemptData(this, chunk)
+    if (this.settled) return false
+    const flowing = this.#listener.onAttemptData(this, chunk)
+    if (this.connection === null) return flowing
+    // One of our own connections holds back in its socket; the rest of what has been read still comes.
+    this.held = !flowing
+    return true
   }
 
   onComplete (trailers: readonly (Buffer | string)[] | null): void {
@@ -188,4 +201,8 @@ const ZERO = 0x30
 /** Whether a head is HTTP/1.0 and has chunks, which it cannot: its connection is not to be used again. RFC 9112, 6.1. */
 function isFaulty (head: Buffer, headers: Buffer[]): boolean {
   return head[MINOR_VERSION] === ZERO && headers.some((name, i) => i % 2 === 0 && latin1(name).toLowerCase() === 'transfer-encoding')
+}
+
+function readOn (connection: Connection): void {
+  connection.socket?.emit('readable')
 }

@@ -18,6 +18,7 @@ export class CapturedResponse implements ProxyResponse, Sink {
   #content: Content | null = null
   #ended = false
   #consumed = false
+  #forgone = false
 
   constructor (head: ResponseHead, backend: Backend, source: Source) {
     this.backend = backend
@@ -28,6 +29,7 @@ export class CapturedResponse implements ProxyResponse, Sink {
   }
 
   get body (): Readable {
+    if (this.#forgone) throw new TypeError('The body goes to the client: it could only be taken while onResponse ran')
     if (this.#content === null) {
       this.#content = new Content(this.#source)
       if (this.#ended) this.#content.push(null)
@@ -38,6 +40,11 @@ export class CapturedResponse implements ProxyResponse, Sink {
   /** Whether somebody has asked for the content. */
   get taken (): boolean {
     return this.#content !== null
+  }
+
+  /** Nobody has asked for the content in time. */
+  forgo (): void {
+    this.#forgone = true
   }
 
   text (): Promise<string> {

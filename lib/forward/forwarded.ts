@@ -12,10 +12,9 @@ interface Peer {
 }
 
 const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-const PAIR = `(?:${TOKEN}=(?:${TOKEN}|"(?:[^"\\\\]|\\\\.)*"))?`
-const ELEMENT = `${PAIR}(?:[ \\t]*;[ \\t]*${PAIR})*`
-/** A value as RFC 7239, 4 has it. */
-const FORWARDED = new RegExp(`^[ \\t]*${ELEMENT}(?:[ \\t]*,[ \\t]*${ELEMENT})*[ \\t]*$`)
+const PAIR = `${TOKEN}=(?:${TOKEN}|"(?:[^"\\\\]|\\\\.)*")[ \\t]*`
+/** A value as RFC 7239, 4 has it. Each part ends with what only it can end with: there is one way to read it. */
+const FORWARDED = new RegExp(`^[ \\t]*(?:(?:${PAIR})?[,;][ \\t]*)*(?:${PAIR})?$`)
 
 const kPeer = Symbol('rockstar-proxy.peer')
 type PeerSocket = Socket & { [kPeer]?: Peer }
@@ -41,7 +40,7 @@ export class ReceivedForwarded {
   write (headers: string[], request: FastifyRequest, host: string, { xForwarded, standard }: { xForwarded: boolean, standard: boolean }): void {
     const { address, trusted, node } = peerOf(request)
     // What is no list would take what is appended to it into one of its quotes.
-    if (this.#forwarded !== undefined && !FORWARDED.test(this.#forwarded)) this.#forwarded = undefined
+    if (trusted && this.#forwarded !== undefined && !FORWARDED.test(this.#forwarded)) this.#forwarded = undefined
     if (trusted && this.#fields !== null) this.#writeReceived(headers, xForwarded)
     const proto = request.protocol ?? 'http'
     const scheme = quoted(proto)

@@ -5,7 +5,7 @@ import { toRecord } from './header-record.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Sink, Source } from './sink.ts'
-import { addTrailers, isHttp2, writeHead as writeSpelt } from './wire.ts'
+import { addTrailers, cutOff, flushHead, isHttp2, writeHead as writeSpelt } from './wire.ts'
 
 /**
  * Sends the answer through Fastify, so that its `onSend` hooks see and may change it. What they leave alone
@@ -28,7 +28,7 @@ export class HookedReply implements Sink {
     const reply = this.#reply
     const headers = joinReplyHeaders(reply, head.headers)
     reply.code(head.statusCode)
-    for (const [name, value] of Object.entries(toRecord(headers))) reply.header(name, value)
+    for (const [name, value] of Object.entries(toRecord(headers))) if (name !== UNSETTABLE) reply.header(name, value)
     if (!isHttp2(reply.raw)) keepSpelling(reply.raw, headers, head.statusCode, head.statusMessage)
     if (head.hasBody) this.#content = new Content(this.#source)
     if (head.hasBody) reply.raw.once('pipe', flushSoon)
@@ -46,17 +46,21 @@ export class HookedReply implements Sink {
   }
 
   cut (error: Error): void {
-    if (this.#content === null) this.#reply.raw.destroy()
-    else this.#content.destroy(error)
+    // Before its head is out, Fastify can still answer with the error.
+    if (this.#content === null || this.#reply.raw.headersSent) cutOff(this.#reply.raw)
+    this.#content?.destroy(error)
   }
 }
 
 /** Fastify lets a head wait for the first content, which may be long in coming. */
 function flushSoon (this: ServerResponse): void {
   setImmediate(() => {
-    if (!this.headersSent && !this.destroyed) this.flushHeaders()
+    if (!this.headersSent && !this.destroyed) flushHead(this)
   })
 }
+
+/** The one name that Fastify, which keeps headers in an object, cannot keep. */
+const UNSETTABLE = '__proto__'
 
 /**
  * Fastify writes names in lower case and each once. This puts back the backend's spelling, order and repetitions
@@ -66,10 +70,13 @@ function keepSpelling (res: ServerResponse, original: string[], statusCode: numb
   const { writeHead } = res
   res.writeHead = function (this: ServerResponse, code: number, reason?: string | OutgoingHttpHeaders, given?: OutgoingHttpHeaders) {
     res.writeHead = writeHead
-    const final = { ...this.getHeaders(), ...(typeof reason === 'object' ? reason : given) }
+    const final: OutgoingHttpHeaders = Object.assign(Object.create(null), this.getHeaders(), typeof reason === 'object' ? reason : given)
     for (const name of this.getHeaderNames()) this.removeHeader(name)
     const phrase = code === statusCode ? statusMessage : STATUS_CODES[code] ?? ''
-    writeSpelt(this, code, phrase, respelt(final, original))
+    const headers = respelt(final, original)
+    writeSpelt(this, code, phrase, headers)
+    // Node writes a head in the encoding of the text that follows in the same breath.
+    if (/[\x80-\xff]/.test(phrase + headers.join(''))) flushHead(this)
     return this
   } as ServerResponse['writeHead']
 }
@@ -80,7 +87,7 @@ function respelt (final: OutgoingHttpHeaders, original: string[]): string[] {
   const written = new Set<string>()
   for (let i = 0; i < original.length; i += 2) {
     const name = original[i].toLowerCase()
-    const value = final[name]
+    const value = name === UNSETTABLE ? before[name] : final[name]
     if (value === undefined) continue
     if (same(value, before[name])) headers.push(original[i], original[i + 1])
     else if (!written.has(name)) pushAll(headers, original[i], value)

@@ -28,7 +28,7 @@ export class PrefixMapping {
   mapCookie (value: string): string {
     const semicolon = value.indexOf(';')
     if (semicolon === -1) return value
-    return value.slice(0, semicolon) + value.slice(semicolon).replace(/(;\s*path\s*=\s*)([^;\s]+)/i, (whole, lead: string, path: string) => {
+    return value.slice(0, semicolon) + value.slice(semicolon).replaceAll(/(;\s*path\s*=\s*)([^;\s]+)/gi, (whole, lead: string, path: string) => {
       if (path.charCodeAt(0) !== 0x2f) return whole
       return lead + (this.#mapPath(path) || '/')
     })

@@ -1,6 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import type { ServerResponse } from 'node:http'
-import { addTrailers, isHttp2, writeHead } from './wire.ts'
+import { addTrailers, cutOff, flushHead, isHttp2, writeHead } from './wire.ts'
 import { latin1 } from './latin1.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
@@ -60,7 +60,7 @@ export class RawReply implements Sink {
     // A clean end would pass half an answer off as a whole one.
     this.#flushed = true
     this.#held = null
-    this.#res.destroy()
+    cutOff(this.#res)
   }
 
   /** Sends what there is, unless it has gone out with the end. */
@@ -68,7 +68,7 @@ export class RawReply implements Sink {
     if (this.#flushed || this.#res.destroyed) return
     if (this.#held === null) {
       this.#flushed = true
-      this.#res.flushHeaders()
+      flushHead(this.#res)
     } else this.#flushHeld()
   }
 

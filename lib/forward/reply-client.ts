@@ -33,8 +33,6 @@ export class ReplyClient implements ExchangeClient {
   #exchange: Exchange | null = null
   /** Whether the one who called has not got its promise yet. */
   #starting = true
-  /** Whether `onResponse` has taken the content, and answers itself. */
-  #taken = false
 
   constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined) {
     this.#request = request
@@ -87,7 +85,7 @@ export class ReplyClient implements ExchangeClient {
     // A request that has come whole is closed too, and is no client gone.
     if (exchange.ended || !isOver(this.#reply.raw)) return
     // Somebody else has answered, a handler's time-out for one: that is no client gone.
-    if (this.#reply.raw.writableFinished && !exchange.committed) exchange.giveUp(new Error('the request was answered by somebody else'))
+    if (this.#reply.raw.headersSent && !exchange.committed) exchange.giveUp(new Error('the request was answered by somebody else'))
     else exchange.abandon()
   }
 
@@ -108,10 +106,8 @@ export class ReplyClient implements ExchangeClient {
     if (onResponse !== undefined) {
       const response = new CapturedResponse(head, backend, exchange)
       this.#watch(onResponse(this.#request, this.#reply, response), 'onResponse')
-      if (response.taken) {
-        this.#taken = true
-        return response
-      }
+      if (response.taken) return response
+      response.forgo()
     }
     if (this.#reply.sent || this.#reply.raw.headersSent) throw new Error('the request was answered by somebody else')
     const { acceptsTrailers } = this.#intent as FastifyIntent
@@ -121,7 +117,8 @@ export class ReplyClient implements ExchangeClient {
   finished (): void {
     this.#settings?.signal?.removeEventListener('abort', this)
     const { raw } = this.#reply
-    if (this.#taken && !raw.writableEnded && !raw.destroyed) raw.once('close', () => this.completion.fulfil())
+    // Fastify takes a handler that is done before its reply for one that has nothing to say.
+    if (!raw.writableEnded && !raw.destroyed) raw.once('close', () => this.completion.fulfil())
     else this.completion.fulfil()
   }
 

@@ -62,6 +62,11 @@ export function assertCanonical (target: string): void {
   throw ambiguous('too many layers of encoding')
 }
 
+/** The authority of an absolute-form target; `undefined` for any other. */
+export function authorityOf (target: string): string | undefined {
+  return ABSOLUTE.exec(target)?.[1]
+}
+
 function ambiguous (what: string): Error {
   return proxyError('BAD_REQUEST', undefined, `its path has ${what}`)
 }

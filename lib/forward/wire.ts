@@ -1,5 +1,5 @@
 import { STATUS_CODES, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
-import type { ServerHttp2Stream } from 'node:http2'
+import { constants, type ServerHttp2Stream } from 'node:http2'
 import { toRecord } from './header-record.ts'
 
 /**
@@ -42,8 +42,15 @@ function forgetSetHeaders (res: ServerResponse): boolean {
   kOutHeaders ??= Object.getOwnPropertySymbols(res).find(({ description }) => description === 'kOutHeaders')
   // A response of light-my-request, which Fastify's inject() uses, is read by its set headers alone.
   if (kOutHeaders === undefined || !(kOutHeaders in res) || '_lightMyRequest' in res) return false
-  ;(res as unknown as Record<symbol, unknown>)[kOutHeaders] = null
+  // What Node remembers of a length or coding taken off would leave the content without framing.
+  Object.assign(res, { [kOutHeaders]: null, _removedTE: false, _removedContLen: false, _contentLength: null })
   return true
+}
+
+/** Sends the head before any content. Node's `flushHeaders()` writes it as UTF-8, which its bytes are not. */
+export function flushHead (res: ServerResponse): void {
+  if (isHttp2(res)) res.flushHeaders()
+  else res.write('', 'latin1')
 }
 
 /** Trailers for the end of the content. Before `end()`. */
@@ -57,6 +64,16 @@ export function addTrailers (res: ServerResponse, trailers: string[]): void {
 /** Whether a message is one of Node's HTTP/2 compatibility layer. */
 export function isHttp2 (message: IncomingMessage | ServerResponse): boolean {
   return 'stream' in message
+}
+
+/** Ends an answer so that nobody takes it for whole. */
+export function cutOff (res: ServerResponse): void {
+  const { stream } = res as { stream?: ServerHttp2Stream }
+  const { socket } = res
+  if (stream !== undefined) stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+  // To a client of HTTP/1.0 the end of the connection is the end of the content: only a reset is none.
+  else if (!res.chunkedEncoding && res.req.httpVersionMinor === 0 && socket !== null && !('encrypted' in socket)) socket.resetAndDestroy()
+  else res.destroy()
 }
 
 /** Whether nothing more can be written to the client, for whatever reason. */

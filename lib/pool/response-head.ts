@@ -4,6 +4,8 @@ import type { Socket } from 'node:net'
 export interface HeadListener {
   /** Whether the response's final head is still to come. */
   readonly awaitsHead: boolean
+  /** Whether content is to wait in the socket. */
+  readonly held: boolean
   /** Whether bytes of a response have come. */
   heard: boolean
   /** A `100 Continue` came, which undici would take for an error. */
@@ -28,7 +30,9 @@ const NOTHING: Buffer = Buffer.alloc(0)
 /**
  * Looks at the beginning of each response on a socket before undici reads it, for two things that undici does not do:
  * it takes a `100 Continue` for an error, which RFC 9110, 15.2 lets a server send at any time and has a proxy pass on;
- * and it loses the part of a reason phrase that came in an earlier packet. All else passes untouched.
+ * and it loses the part of a reason phrase that came in an earlier packet. It also is where content is held back:
+ * undici's own way to pause fails an assertion, which nobody can catch, when such a response ends with its connection.
+ * All else passes untouched.
  */
 export function watchHeads (socket: Socket, listenerNow: () => HeadListener | null): void {
   const { read } = socket
@@ -39,6 +43,8 @@ export function watchHeads (socket: Socket, listenerNow: () => HeadListener | nu
   let passing: HeadListener | null = null
 
   socket.read = function (size?: number): Buffer | null {
+    const listener = listenerNow()
+    if (listener?.held === true) return null
     while (true) {
       let bytes = held
       if (!ready) {
@@ -48,7 +54,6 @@ export function watchHeads (socket: Socket, listenerNow: () => HeadListener | nu
       }
       held = NOTHING
       ready = false
-      const listener = listenerNow()
       if (listener === null || listener === passing || !listener.awaitsHead) return bytes
       listener.heard = true
       const interim = interimLength(bytes)

@@ -12,7 +12,7 @@ import { ok, rawBackend, until, Wire, type Message } from '../helpers/wire.ts'
 import type { RockstarProxyOptions } from '../../types/index.ts'
 
 /** A test that hangs fails by itself, and lets the others run. */
-const LIMIT = 5_000
+const LIMIT = 15_000
 
 const folder = mkdtempSync(join(tmpdir(), 'rockstar-proxy-front-'))
 t.teardown(() => rmSync(folder, { recursive: true }))

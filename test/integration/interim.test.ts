@@ -3,7 +3,7 @@ import { startGateway } from '../helpers/app.ts'
 import { connectTo, ok, rawBackend, until, type Message, type Wire } from '../helpers/wire.ts'
 
 /** A test that hangs fails by itself, and lets the others run. */
-const LIMIT = 5_000
+const LIMIT = 15_000
 
 /** What the backend answers with, by the number in the request's path; each part is a packet of its own. */
 const answers: string[][] = []

@@ -11,7 +11,7 @@ import { connectTo, ok, parseMessage, rawBackend, until, type Message, type RawB
 import type { RockstarProxyOptions } from '../../types/index.ts'
 
 /** A test that hangs fails by itself, and lets the others run. */
-const LIMIT = 5_000
+const LIMIT = 15_000
 
 const rejections: unknown[] = []
 const onRejection = (reason: unknown) => { rejections.push(reason) }

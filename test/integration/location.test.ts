@@ -4,7 +4,7 @@ import { connectTo, rawBackend, type Message } from '../helpers/wire.ts'
 import type { RouteOptions } from '../../types/index.ts'
 
 /** A test that hangs fails by itself, and lets the others run. */
-const LIMIT = 5_000
+const LIMIT = 15_000
 
 /** The fields that the backend answers with. */
 let answer: string[] = []
@@ -107,6 +107,21 @@ t.test('Location where the backend has a base path', { timeout: LIMIT }, async t
   await check(t, replaced, '/api/a', 'Location', [['/base/v1/next', '/api/next'], ['/base/next', '/base/next'], ['/v1/next', '/v1/next']])
   const whole = await gatewayOf(t, { prefix: '/' }, '/base')
   await check(t, whole, '/a', 'Location', [['/base/next', '/next'], ['/base/', '/'], ['/base', '/'], ['/next', '/next']])
+})
+
+t.test('no mapped Location leads to another host than the backend\'s did', { timeout: LIMIT }, async t => {
+  const gateways: [Gateway, string][] = [
+    [await gatewayOf(t, { prefix: '/' }, '/base'), '/base'],
+    [await gatewayOf(t, { prefix: '/', rewritePrefix: '/v1' }), '/v1']
+  ]
+  for (const [gateway, inner] of gateways) {
+    for (const rest of ['//other.example/a', '/\\other.example/a', '///other.example/a']) {
+      for (const theirs of [inner + rest, `http://${HOST}${inner}${rest}`]) {
+        const [ours] = (await ask(t, gateway, '/a', [`Location: ${theirs}`])).values('location')
+        t.equal(new URL(ours, 'http://gateway.example:8080/a').host.replace(HOST, 'gateway.example:8080'), 'gateway.example:8080', `${theirs} -> ${ours}`)
+      }
+    }
+  }
 })
 
 t.test('Location where nothing is taken off', { timeout: LIMIT }, async t => {

@@ -203,16 +203,21 @@ async function client (gateway: Gateway, name: string, behaviour: Behaviour, mov
     else wire.close()
   }
   let at = 0
+  let whole = true
   if (pipelined && !await sendSlowly(wire, requests.map((request, i) => requestBytes(way, ids[i], request)).join(''), behaviour)) {
     if (leave !== null) go()
     await until(() => isGone(wire))
     return faults
   }
   for (const [i, request] of requests.entries()) {
-    if (!pipelined && !await sendSlowly(wire, requestBytes(way, ids[i], request), behaviour)) break
+    if (!pipelined && !await sendSlowly(wire, requestBytes(way, ids[i], request), behaviour)) {
+      whole = false
+      break
+    }
     if (leave?.when === 'receiving') {
       const enough = at + Math.floor(leave.at * 200)
       await until(() => isGone(wire) || wire.received.length >= enough || nextFinal(wire, at, request.method) !== null)
+      whole = false
       break
     }
     await until(() => isGone(wire) || nextFinal(wire, at, request.method) !== null)
@@ -221,13 +226,14 @@ async function client (gateway: Gateway, name: string, behaviour: Behaviour, mov
       // Cut short: what there is of it must be an answer to this request, and nothing can follow.
       const rest = wire.received.slice(at)
       seen.cut++
+      whole = false
       if (/^HTTP\/1\.1 [2-5]/m.test(rest.replace(/^(?:HTTP\/1\.1 1[^]*?\r\n\r\n)+/, '')) && !rest.toLowerCase().includes(`x-id: ${ids[i]}\r\n`)) faults.push(`${ids[i]}: cut short, and not its own: ${rest.slice(0, 200)}`)
       break
     }
     faults.push(...judge(way, ids[i], request, final.message))
     at = final.end
   }
-  if (leave === null && !pipelined && wire.received.length > at && nextFinal(wire, at, 'GET') !== null) faults.push(`${name}: an answer too many: ${wire.received.slice(at, at + 200)}`)
+  if (whole && wire.received.length > at) faults.push(`${name}: an answer too many: ${wire.received.slice(at, at + 200)}`)
   if (leave !== null) go()
   else wire.close()
   await until(() => wire.closed)

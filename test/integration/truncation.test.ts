@@ -5,7 +5,7 @@ import { startGateway } from '../helpers/app.ts'
 import { connectTo, ok, parseMessage, rawBackend, until, type Wire } from '../helpers/wire.ts'
 
 /** A test that hangs fails by itself, and lets the others run. */
-const LIMIT = 5_000
+const LIMIT = 15_000
 
 /** What has arrived at the backend, by the number in the request's path. */
 const carriers: (Wire | undefined)[] = []

@@ -6,7 +6,7 @@ import { startGateway, type Gateway } from '../../helpers/app.ts'
 import { connectTo, ok, rawBackend, until, type Message, type RawBackend, type Wire } from '../../helpers/wire.ts'
 
 /** A test that hangs fails by itself, and lets the others run. */
-const LIMIT = 5_000
+const LIMIT = 15_000
 
 const backendAt = (url: string, id = url) => new Backend({ id, url }, 0)
 

@@ -17,6 +17,7 @@ function readThrough (packets: string[], isFinal: (time: string) => boolean = ti
   const seen: Seen = { time: '', statusLine: '', heard: false }
   const listener: HeadListener = {
     get awaitsHead () { return !isFinal(seen.time) },
+    held: false,
     heard: false,
     onContinue () { seen.time += '[100]' },
     onStatusLine (bytes) { seen.statusLine = bytes.toString('latin1') }
@@ -83,6 +84,19 @@ t.test('nothing is looked at while nobody waits', async t => {
   t.equal(socket.read(), null)
 })
 
+t.test('nothing is read while content is held back, and nothing of it is lost', async t => {
+  const queue = [Buffer.from(FINAL), Buffer.from('more')]
+  const socket = { read: () => queue.shift() ?? null } as unknown as Socket
+  const listener = { awaitsHead: true, held: false, heard: false, onContinue () {}, onStatusLine () {} }
+  watchHeads(socket, () => listener)
+  t.equal(String(socket.read()), FINAL)
+  listener.awaitsHead = false
+  listener.held = true
+  t.equal(socket.read(), null)
+  listener.held = false
+  t.equal(String(socket.read()), 'more')
+})
+
 t.test('the next request on a connection is watched like the first', async t => {
   const queue: Buffer[] = []
   const socket = { read: () => queue.shift() ?? null } as unknown as Socket
@@ -91,7 +105,7 @@ t.test('the next request on a connection is watched like the first', async t => 
   for (let i = 0; i < 3; i++) {
     let continues = 0
     let line = ''
-    const current = { awaitsHead: true, heard: false, onContinue: () => { continues++ }, onStatusLine: (bytes: Buffer) => { line = String(bytes) } }
+    const current = { awaitsHead: true, held: false, heard: false, onContinue: () => { continues++ }, onStatusLine: (bytes: Buffer) => { line = String(bytes) } }
     listener = current
     queue.push(Buffer.from(CONTINUE + FINAL))
     t.equal(String(socket.read()), FINAL)
