@@ -164,6 +164,8 @@ export class Attempt implements PooledHandler, Outcome {
   onError (error: Error): void {
     if (this.settled) return
     const code = errorCodeOf(this.stage, error)
+    // undici's parser shows what it could not read: content, which is not for a log.
+    if ('data' in error) error.data = undefined
     this.#fail(code, error)
     this.#listener.onAttemptFailed(this, code)
   }

@@ -31,7 +31,8 @@ export class HookedReply implements Sink {
     for (const [name, value] of Object.entries(toRecord(headers))) if (name !== UNSETTABLE) reply.header(name, value)
     if (!isHttp2(reply.raw)) keepSpelling(reply.raw, headers, head.statusCode, head.statusMessage)
     if (head.hasBody) this.#content = new Content(this.#source)
-    if (head.hasBody) reply.raw.once('pipe', flushSoon)
+    // HTTP/2 sends no trailers behind a head that is also the end.
+    if (head.hasBody) reply.raw.once('pipe', this.#takesTrailers && isHttp2(reply.raw) ? flushNow : flushSoon)
     // Without content there is none for a hook to see; Fastify then adds no content type of its own.
     reply.send(this.#content ?? undefined)
   }
@@ -55,8 +56,12 @@ export class HookedReply implements Sink {
 /** Fastify lets a head wait for the first content, which may be long in coming. */
 function flushSoon (this: ServerResponse): void {
   setImmediate(() => {
-    if (!this.headersSent && !this.destroyed) flushHead(this)
+    if (!this.destroyed) flushNow.call(this)
   })
+}
+
+function flushNow (this: ServerResponse): void {
+  if (!this.headersSent) flushHead(this)
 }
 
 /** The one name that Fastify, which keeps headers in an object, cannot keep. */

@@ -56,7 +56,8 @@ export class PrefixMapping {
   #mapPath (path: string): string {
     if (!this.#covers(path)) return path
     const rest = path.slice(this.#inner.length)
-    if (rest === '/' && this.#outer !== '' && this.#inner === '') return `${this.#outer}/`
-    return this.#outer + rest || '/'
+    const mapped = this.#outer + rest || '/'
+    // Two slashes in front are another host.
+    return /^\/[/\\]/.test(mapped) ? path : mapped
   }
 }

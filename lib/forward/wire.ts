@@ -16,7 +16,8 @@ export function writeInterim (res: ServerResponse, statusCode: number, headers: 
   const { req } = res
   if (req.httpVersionMajor === 1 && req.httpVersionMinor === 0) return
   const raw = res as unknown as { _writeRaw?: (head: string, encoding: string) => void }
-  if (raw._writeRaw === undefined || res.headersSent) return
+  // Behind another response on its connection, Node would send it after the final head: there it is left out.
+  if (raw._writeRaw === undefined || res.headersSent || res.socket === null) return
   let head = `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode] ?? ''}\r\n`
   for (let i = 0; i < headers.length; i += 2) head += `${headers[i]}: ${headers[i + 1]}\r\n`
   raw._writeRaw(`${head}\r\n`, 'latin1')

@@ -383,7 +383,7 @@ t.test('an answer that ends with its connection while it is held back throws not
       await until(() => uncaught.length > 0 || isGone(wire) || wire.received.endsWith('\r\n0\r\n\r\n'))
       t.strictSame(uncaught, [], `${way}, ${how}`)
       t.equal(wire.received.match(/HTTP\/1\.1 /g)?.length, how === 'resets' && !wire.received.includes('\r\nx') ? 1 : 2)
-      if (how === 'closes') t.equal(wire.received.split('x').length - 1, 120_000, 'it has come whole')
+      if (how === 'closes') t.equal((wire.received.match(/x{10,}/g) ?? []).join('').length, 120_000, 'it has come whole')
       await until(() => gateway.app.proxy.getMetrics().inFlight === 0)
     }
   }

@@ -17,6 +17,7 @@ class Call implements PooledHandler {
   connection: Connection | null = null
   awaitsHead = false
   heard = false
+  held = false
   reused = false
   status = 0
   body = ''
