@@ -3,7 +3,7 @@ import t from 'tap'
 import { prefixRule, replacePrefix } from '../../../lib/forward/prefix.ts'
 
 function replace (prefix: string, rewritePrefix: string, path: string, mergeSlashes = false) {
-  return replacePrefix(path, prefixRule(prefix, rewritePrefix, { mergeSlashes: mergeSlashes, semicolonDelimiter: false }))
+  return replacePrefix(path, prefixRule(prefix, rewritePrefix, { mergeSlashes, semicolonDelimiter: false }))
 }
 
 t.test('a prefix is taken off', async t => {
