@@ -9,6 +9,8 @@ import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
 
 /** What is sent to a backend. */
 export interface Outgoing {
+  /** For a dispatcher that serves more than one, as undici's `Agent` does. */
+  origin: string
   path: string
   method: string
   headers: string[]

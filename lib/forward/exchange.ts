@@ -171,7 +171,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   #dispatch (backend: Backend, fresh: boolean): void {
     const { path, method, headers, timeouts } = this.#intent
-    const outgoing: Outgoing = { path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
+    const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
     const attempt = this.#attempt = new Attempt(backend, this.#upstream, this.#balancer, this)
     this.#wait('connection', timeouts.connect)
     attempt.dispatch(outgoing)

@@ -32,6 +32,7 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   readonly #waiting: Waiting[] = []
   #closing: Promise<void> | null = null
   #onEmpty: (() => void) | null = null
+  #destroyed: Error | null = null
 
   constructor (origin: string, options: Required<PoolOptions>) {
     super()
@@ -51,6 +52,10 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   }
 
   override dispatch (options: FreshDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    if (this.#destroyed !== null) {
+      handler.onError?.(this.#destroyed)
+      return false
+    }
     this.requests++
     const connection = this.#acquire(options.fresh === true)
     if (connection === null) {
@@ -67,7 +72,7 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
     if (at !== -1) this.#waiting.splice(at, 1)
     const { connection } = handler
     if (connection !== null && this.#all.delete(connection)) {
-      connection.destroy()
+      connection.destroy().catch(() => {})
       const next = this.#waiting.shift()
       if (next !== undefined) this.#assign(this.#open(), next.options, next.handler)
     }
@@ -103,8 +108,9 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   /** Fails the requests it has and closes every connection at once. */
   override destroy (reason?: unknown, callback?: unknown): Promise<void> & void {
     const error = reason instanceof Error ? reason : new Error('the connection pool was closed')
+    this.#destroyed ??= error
     for (const { handler } of this.#waiting.splice(0)) handler.onError?.(error)
-    const closed = Promise.all([...this.#all].map(connection => connection.client.destroy(error)))
+    const closed = Promise.all([...this.#all].map(connection => connection.destroy(error)))
     this.#all.clear()
     this.#idle.length = 0
     const done = closed.then(() => this.#onEmpty?.())

@@ -77,10 +77,9 @@ export class Connection {
   }
 
   /** Closes it at once, connected or not. undici alone would connect again for a request that has been given up. */
-  destroy (): void {
-    const error = new Error('the connection was given up')
+  async destroy (error = new Error('the connection was given up')): Promise<void> {
     this.#connecting?.destroy(error)
-    this.client.destroy(error).catch(() => {})
+    await this.client.destroy(error)
   }
 
   /** Counts a request that is about to be written; true when the socket has carried another before. */

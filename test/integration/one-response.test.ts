@@ -405,5 +405,7 @@ t.test('whatever happens on the sockets, each request has one answer or a connec
   }), { seed: 20_240_731, numRuns: 40, endOnFailure: true })
   t.strictSame(uncaught, [])
   t.comment(JSON.stringify(seen))
-  for (const [what, count] of Object.entries(seen)) t.ok(count > 0, `${what}: ${count}`)
+  // Whether a connection is met stale is a matter of turns; the tests of stale connections do not leave it to them.
+  const { retries: _, ...kinds } = seen
+  for (const [what, count] of Object.entries(kinds)) t.ok(count > 0, `${what}: ${count}`)
 })
