@@ -3,7 +3,7 @@ import { BackendInputSchema, BackendChangesSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
 import { proxyError } from './errors.ts'
 import { Counters } from './metrics/index.ts'
-import { resolveOptions } from './options.ts'
+import { resolveOptions, withoutPassword } from './options.ts'
 
 /** One address and all of its live state. The object lives as long as the backend is listed. */
 export class Backend implements contracts.Backend {
@@ -12,6 +12,8 @@ export class Backend implements contracts.Backend {
   readonly origin: string
   /** The URL's path without its last slash; empty when there is none. */
   readonly basePath: string
+  /** The name that the backend's certificate must bear; `null` without TLS. Never one that a client has chosen. */
+  readonly servername: string | null
   /** What `Host` says when the client's is not preserved. */
   readonly host: string
   weight: number
@@ -23,6 +25,8 @@ export class Backend implements contracts.Backend {
   readonly createdAt: Date
   updatedAt: Date
   readonly counters = new Counters()
+  /** The upstream that lists it, or did. */
+  owner: object | null = null
   /** Called when the last attempt under way has ended; set while draining. */
   onIdle: (() => void) | null = null
   readonly #url: string
@@ -35,6 +39,7 @@ export class Backend implements contracts.Backend {
     this.id = given.id ?? url.host
     this.origin = url.origin
     this.host = url.host
+    this.servername = url.protocol === 'https:' ? url.hostname.replace(/^\[|\]$/g, '') : null
     this.basePath = url.pathname.replace(/\/+$/, '')
     this.weight = given.weight ?? 1
     this.effectiveWeight = this.weight
@@ -92,7 +97,7 @@ export class Backend implements contracts.Backend {
 
 function parseUrl (input: string | URL, path: string): URL {
   const refuse = (problem: string) => proxyError('INVALID_OPTIONS', undefined,
-    `${path} must be an http: or https: URL, and is '${redacted(input)}'${problem}`)
+    `${path} must be an http: or https: URL, and is '${withoutPassword(String(input))}'${problem}`)
   const url = URL.canParse(String(input)) ? new URL(String(input)) : null
   if (url === null) throw refuse('')
   if (url.protocol !== 'http:' && url.protocol !== 'https:') throw refuse('')
@@ -100,11 +105,6 @@ function parseUrl (input: string | URL, path: string): URL {
   if (url.search !== '' || url.hash !== '') throw refuse(', which has a query or a fragment')
   if (url.hostname === '' || (url.hostname.startsWith('[') && isIP(url.hostname.slice(1, -1)) !== 6)) throw refuse('')
   return url
-}
-
-/** A URL for people, without a password that might be in it. */
-function redacted (input: string | URL): string {
-  return String(input).replace(/\/\/[^/@]*@/, '//***@')
 }
 
 function frozenCopy (metadata: Record<string, unknown>): Readonly<Record<string, unknown>> {

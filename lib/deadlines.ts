@@ -50,9 +50,9 @@ export class Deadlines {
   }
 
   remove (entry: Deadlined): void {
+    if (!this.#has(entry)) return
     if (entry.previous !== null) entry.previous.next = entry.next
-    else if (this.#first === entry) this.#first = entry.next
-    else return
+    else this.#first = entry.next
     if (entry.next !== null) entry.next.previous = entry.previous
     entry.previous = entry.next = null
     this.size--
@@ -85,15 +85,19 @@ export class Deadlines {
     this.#timer = null
   }
 
+  #has (entry: Deadlined): boolean {
+    return entry.previous !== null || this.#first === entry
+  }
+
   #onTimer (): void {
     this.#timer = null
     const now = this.#clock.now()
-    for (let entry = this.#first; entry !== null;) {
-      // Its neighbour is remembered first: meeting a deadline usually takes the entry out.
-      const { next } = entry
-      if (entry.deadline <= now) entry.onDeadline()
-      entry = next
+    let due: Deadlined[] | null = null
+    for (let entry = this.#first; entry !== null; entry = entry.next) {
+      if (entry.deadline <= now) (due ??= []).push(entry)
     }
+    // Meeting one may take out others, or bring new ones.
+    if (due !== null) for (const entry of due) if (this.#has(entry)) entry.onDeadline()
     if (this.#first !== null && this.#timer === null) this.#timer = this.#clock.setTimeout(this.#sweep, this.#pace)
   }
 }

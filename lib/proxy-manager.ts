@@ -1,4 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
+import { inspect } from 'node:util'
 import { RockstarProxyOptionsSchema, UpstreamOptionsSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
 import type { Backend } from './backend.ts'
@@ -53,7 +54,7 @@ export class UpstreamManager implements contracts.Upstream {
     if (options?.upstream !== undefined) return this.forwardElsewhere(options.upstream, request, reply, options)
     const settings = options === undefined ? this.#plain : settingsOf(this.state, options)
     if (reply === undefined) return captureRequest(this.state, request, settings)
-    return new ReplyClient(request, reply).start(this.state, settings).completion
+    return new ReplyClient(request, reply, options?.onError).start(this.state, settings).completion
   }
 
   async forwardHttp (request: Request, options?: contracts.ForwardHttpOptions): Promise<Response> {
@@ -103,8 +104,12 @@ export class UpstreamManager implements contracts.Upstream {
   }
 
   /** Only the manager of all upstreams knows the others. */
-  protected forwardElsewhere (_choice: contracts.UpstreamChoice, _request: FastifyRequest, _reply: FastifyReply | undefined, _options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
-    throw proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
+  protected forwardElsewhere (_choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
+    const error = proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
+    if (reply === undefined) return Promise.reject(error)
+    const client = new ReplyClient(request, reply, options.onError)
+    client.failed(error)
+    return client.completion
   }
 }
 
@@ -131,12 +136,11 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
 
   upstream (name: string): UpstreamManager {
     const upstream = this.#upstreams.get(name)
-    if (upstream === undefined) throw proxyError('UNKNOWN_UPSTREAM', undefined, name)
+    if (upstream === undefined) throw proxyError('UNKNOWN_UPSTREAM', undefined, String(name))
     return upstream
   }
 
   addUpstream (name: string, options: contracts.UpstreamOptions = {}): UpstreamManager {
-    if (typeof name !== 'string' || name === '') throw proxyError('INVALID_OPTIONS', undefined, `name must be a string of at least 1 characters, and is ${String(name)}`)
     const path = `upstreams.${name}`
     return this.#addUpstream(name, resolveOptions<contracts.UpstreamOptions>(UpstreamOptionsSchema, options, path), path)
   }
@@ -162,7 +166,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
 
   /** Sends a request by a declared route: nobody waits for its end. */
   forwardRoute (request: FastifyRequest, reply: FastifyReply, route: Route): void {
-    const client = new ReplyClient(request, reply)
+    const client = new ReplyClient(request, reply, route.onError)
     this.#choose(route.upstream, request,
       state => client.start(state, route.settingsFor(state)),
       error => client.failed(error))
@@ -186,7 +190,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
       return new Promise((resolve, reject) => this.#choose(choice, request,
         state => { captureRequest(state, request, settingsOf(state, options)).then(resolve, reject) }, reject))
     }
-    const client = new ReplyClient(request, reply)
+    const client = new ReplyClient(request, reply, options.onError)
     this.#choose(choice, request, state => client.start(state, settingsOf(state, options)), error => client.failed(error))
     return client.completion
   }
@@ -196,14 +200,15 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     if (choice === undefined) return use(this.state)
     try {
       const name = typeof choice === 'string' ? choice : choice(request)
-      if (typeof name === 'string') use(this.upstream(name).state)
-      else name.then(name => use(this.upstream(name).state)).catch(fail)
+      if (name instanceof Promise) name.then(name => use(this.upstream(name).state)).catch(fail)
+      else use(this.upstream(name).state)
     } catch (error) {
       fail(error as Error)
     }
   }
 
   #addUpstream (name: string, options: contracts.UpstreamOptions, path: string): UpstreamManager {
+    if (typeof name !== 'string' || name === '') throw proxyError('INVALID_OPTIONS', undefined, `the name of an upstream must be a string of at least 1 character, and is ${inspect(name)}`)
     if (this.#upstreams.has(name)) throw proxyError('DUPLICATE_UPSTREAM', undefined, name)
     const upstream = new UpstreamManager(new Upstream(name, options, this.#shared, path))
     this.#upstreams.set(name, upstream)

@@ -1,4 +1,4 @@
-import { TimeoutOptionsSchema } from '../types/index.ts'
+import { RemoveBackendOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
 import type { BackendChanges, BackendInput, BalancerInput, Clock, ConnectionPool, LoadBalancer, PoolInput, RemoveBackendOptions, Timeouts, UpstreamMetrics, UpstreamOptions } from '../types/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
@@ -7,8 +7,6 @@ import { proxyError } from './errors.ts'
 import { Counters } from './metrics/index.ts'
 import { resolveOptions } from './options.ts'
 import { createPool } from './pool/index.ts'
-
-const DEFAULT_DRAIN_TIMEOUT = 30_000
 
 /** Which of the forwarded headers are written. */
 export interface ForwardedSwitches {
@@ -57,7 +55,8 @@ export class Upstream {
     this.balancer = createBalancer(options.balancer ?? 'round-robin', `${path}.balancer`)
     this.pool = createPool(options.pool, `${path}.pool`)
     options.backends?.forEach((backend, i) => this.#list(new Backend(backend, clock.wall(), `${path}.backends[${i}]`)))
-    this.#rebuild()
+    this.available = this.#availableNow()
+    this.balancer.rebuild?.(this.available)
   }
 
   add (input: BackendInput): Backend {
@@ -75,9 +74,10 @@ export class Upstream {
   }
 
   /** Resolves when the backend's connections are closed; asked again meanwhile, it waits for the same. */
-  remove (id: string, { drain }: RemoveBackendOptions = {}): Promise<void> {
+  remove (id: string, options: RemoveBackendOptions = {}): Promise<void> {
+    const { drain } = resolveOptions<Required<RemoveBackendOptions>>(RemoveBackendOptionsSchema, options, 'options')
     const backend = this.get(id)
-    const timeout = drain === false ? 0 : drain?.timeout ?? DEFAULT_DRAIN_TIMEOUT
+    const timeout = drain === false ? 0 : drain.timeout as number
     let removal = this.#removals.get(backend)
     if (removal === undefined) {
       backend.draining = true
@@ -125,11 +125,21 @@ export class Upstream {
   #list (backend: Backend): void {
     if (this.#backends.has(backend.id)) throw proxyError('DUPLICATE_BACKEND', undefined, backend.id, this.name)
     this.#backends.set(backend.id, backend)
+    backend.owner = this
   }
 
+  /** Swaps the list of those available, and tells the balancer. One that throws must not leave a change half done. */
   #rebuild (): void {
-    this.available = Object.freeze(this.list().filter(backend => backend.available))
-    this.balancer.rebuild?.(this.available)
+    this.available = this.#availableNow()
+    try {
+      this.balancer.rebuild?.(this.available)
+    } catch (error) {
+      process.emitWarning(error as Error)
+    }
+  }
+
+  #availableNow (): readonly Backend[] {
+    return Object.freeze(this.list().filter(backend => backend.available))
   }
 
   async #drainAndRelease (backend: Backend, timeout: number): Promise<void> {

@@ -1,15 +1,20 @@
 import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
-import type { Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { RoundRobin } from '../lib/balancer/index.ts'
+import { errors } from '../lib/errors.ts'
+import { ALLOW, authorityOf } from '../lib/forward/index.ts'
+import { ConnectionPool as UndiciConnectionPool } from '../lib/pool/index.ts'
 import { ProxyManager } from '../lib/proxy-manager.ts'
-import type { RockstarProxyOptions } from '../types/index.ts'
+import type * as contracts from '../types/index.ts'
 import routes from './routes.ts'
 
 /**
  * Decorates the app with `proxy`, a `ProxyManager`, and registers the routes that are declared.
  * Throws `FST_ROCKSTAR_INVALID_OPTIONS`, naming path, value and expectation.
  */
-const rockstarProxyPlugin: FastifyPluginAsync<RockstarProxyOptions> = async (app, options) => {
+const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = async (app, options) => {
   const proxy = new ProxyManager(options)
   app.decorate('proxy', proxy)
   app.addHook('onReady', async () => prepareServer(app))
@@ -20,20 +25,41 @@ const rockstarProxyPlugin: FastifyPluginAsync<RockstarProxyOptions> = async (app
   }
 }
 
-/** What Node's HTTP/1 server has to be told, where the application has not told it anything itself. */
+/** What Node's server has to be told, where the application has not told it anything itself. */
 function prepareServer (app: FastifyInstance): void {
   const server = app.server as Server
   // Node drops fields beyond the thousandth in silence; what bounds a header section is its size.
   if (server.maxHeadersCount === null) server.maxHeadersCount = 0
-  if (server.listenerCount('connect') === 0) {
-    server.on('connect', (_request, socket) => socket.end('HTTP/1.1 405 Method Not Allowed\r\nAllow: DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT\r\nContent-Length: 0\r\nConnection: close\r\n\r\n'))
-  }
+  if (server.listenerCount('connect') === 0) server.on('connect', refuseConnect)
+  server.prependListener('request', preferAuthority)
 }
 
-const rockstarProxy = fp(rockstarProxyPlugin, { name: 'rockstar-proxy', fastify: '5.x' })
+/** CONNECT is for proxies that a client has chosen, not for this kind. RFC 9110, 9.3.6. */
+function refuseConnect (_request: IncomingMessage, answer: Duplex | ServerResponse): void {
+  if ('writeHead' in answer) {
+    answer.writeHead(405, { allow: ALLOW }).end()
+    return
+  }
+  answer.on('error', () => {})
+  answer.end(`HTTP/1.1 405 Method Not Allowed\r\nAllow: ${ALLOW}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`)
+}
+
+/** RFC 9112, 3.2.2: the authority of an absolute target outranks `Host`; for Fastify's constraints as well. */
+function preferAuthority (request: IncomingMessage): void {
+  const { url } = request
+  if (url === undefined || url.charCodeAt(0) === 0x2f) return
+  const authority = authorityOf(url)
+  if (authority !== undefined) request.headers.host = authority
+}
+
+/** Makes a pool from its options, for `setConnectionPool()`. The name is that of the interface it keeps to as well. */
+export const ConnectionPool: new (options?: contracts.PoolOptions) => contracts.ConnectionPool = UndiciConnectionPool
+// eslint-disable-next-line @typescript-eslint/no-redeclare -- a value and its type, as a class would be
+export type ConnectionPool = contracts.ConnectionPool
+
+const plugin = fp(rockstarProxyPlugin, { name: 'rockstar-proxy', fastify: '5.x' })
+// `require()` gives the plugin alone; what else there is hangs on it.
+const rockstarProxy = Object.assign(plugin, { default: plugin, rockstarProxy: plugin, ConnectionPool, RoundRobin, errors })
 export default rockstarProxy
-export { rockstarProxy, rockstarProxy as 'module.exports' }
-export { RoundRobin } from '../lib/balancer/index.ts'
-export { ConnectionPool } from '../lib/pool/index.ts'
-export { errors } from '../lib/errors.ts'
+export { rockstarProxy, rockstarProxy as 'module.exports', RoundRobin, errors }
 export type * from '../types/index.ts'

@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyPluginCallback, HTTPMethods } from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, HTTPMethods } from 'fastify'
 import fp from 'fastify-plugin'
 import { METHODS } from 'node:http'
 import { proxyError } from '../lib/errors.ts'
@@ -12,16 +12,19 @@ import passthrough from './passthrough.ts'
  * Forwards everything below a prefix, without a handler to write. Bodies stream, whatever their type;
  * all hooks of the scope run.
  */
-const routesPlugin: FastifyPluginCallback<RouteOptions> = (app, given, done) => {
+const routesPlugin: FastifyPluginAsync<RouteOptions> = async (app, given) => {
   const options = resolveOptions<RouteOptions>(RouteOptionsSchema, given, 'routes')
   const methods = (options.methods ?? [...DEFAULT_METHODS]).map(method => method.toUpperCase())
   for (const method of methods) support(app, method)
 
-  app.register(passthrough)
-  app.register((scope, _options, done) => {
+  await app.register(passthrough)
+  await app.register(async scope => {
     const { proxy } = scope as unknown as { proxy: ProxyManager }
-    const { ignoreDuplicateSlashes } = { ...scope.initialConfig, ...scope.initialConfig.routerOptions }
-    const route = new Route(options, scope.prefix, ignoreDuplicateSlashes === true)
+    const { ignoreDuplicateSlashes, useSemicolonDelimiter } = { ...scope.initialConfig, ...scope.initialConfig.routerOptions }
+    const route = new Route(options, scope.prefix, {
+      mergeSlashes: ignoreDuplicateSlashes === true,
+      semicolonDelimiter: useSemicolonDelimiter === true
+    })
     for (const url of ['/', '/*']) {
       scope.route({
         url,
@@ -30,9 +33,7 @@ const routesPlugin: FastifyPluginCallback<RouteOptions> = (app, given, done) => 
         handler: (request, reply) => { proxy.forwardRoute(request, reply, route) }
       })
     }
-    done()
   })
-  done()
 }
 
 function hooksOf ({ onRequest, preParsing, preValidation, preHandler, onSend, onTimeout, onRequestAbort, constraints, config, logLevel }: RouteOptions): object {

@@ -102,11 +102,23 @@ export interface BackendSnapshot {
   inFlight: number
 }
 
-/** How `removeBackend()` lets go. */
-export interface RemoveBackendOptions {
-  /**
-   * How long requests in flight may take to finish, in milliseconds, before they are aborted.
-   * `false` aborts them at once. Default: `{ timeout: 30000 }`.
-   */
-  drain?: { timeout?: number } | false
-}
+/** How `removeBackend()` and `removeUpstream()` let go. */
+export const RemoveBackendOptionsSchema = Type.Object({
+  drain: Type.Optional(Type.Union([
+    Type.Literal(false),
+    Type.Object({
+      timeout: Type.Optional(Type.Number({
+        minimum: 0,
+        default: 30_000,
+        description: 'Milliseconds that requests in flight may take to finish before they are aborted.'
+      }))
+    }, { additionalProperties: false })
+  ], {
+    default: { timeout: 30_000 },
+    description: 'How requests in flight are let finish. `false` aborts them at once.',
+    expected: 'an object { timeout }, or false'
+  }))
+}, { additionalProperties: false, title: 'RemoveBackendOptions' })
+
+/** How `removeBackend()` and `removeUpstream()` let go. */
+export type RemoveBackendOptions = Static<typeof RemoveBackendOptionsSchema>

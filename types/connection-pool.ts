@@ -82,8 +82,9 @@ export interface ConnectionPool {
 
 /** What `pool` and `setConnectionPool()` take: options, or an instance. */
 export const PoolSchema = Type.Unsafe<PoolInput>(Type.Union([
-  PoolOptionsSchema,
-  Type.Object({ dispatcherFor: Type.Function([], Type.Unknown()), stats: Type.Function([], Type.Unknown()), close: Type.Function([], Type.Unknown()) }, { title: 'ConnectionPool' })
+  // The instance first: its methods may stand in its class, and then it looks like empty options.
+  Type.Object({ dispatcherFor: Type.Function([], Type.Unknown()), stats: Type.Function([], Type.Unknown()), close: Type.Function([], Type.Unknown()) }, { title: 'ConnectionPool' }),
+  PoolOptionsSchema
 ], {
   description: 'The connections to the backends: options, or an instance of a `ConnectionPool`.',
   expected: 'an object of pool options, or a ConnectionPool with dispatcherFor(), stats() and close()'

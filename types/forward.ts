@@ -81,7 +81,7 @@ export const ForwardOptionsSchema = Type.Object({
 }, {
   additionalProperties: false,
   title: 'ForwardOptions',
-  description: 'Options of one call: `forward(request, reply, options)`, or `forward(request, undefined, options)`.'
+  description: 'Options of one call: `forward(request, reply, options)`, or `forward(request, undefined, options)`. The compiler checks them; at run time nothing does, for it would have to for every request.'
 })
 
 /** Options of one call of `forward(request, reply, options)`. */

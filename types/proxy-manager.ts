@@ -53,7 +53,7 @@ export interface ProxyManager extends Upstream {
   /** Adds a named upstream. Throws `INVALID_OPTIONS` or `DUPLICATE_UPSTREAM`. */
   addUpstream (name: string, options?: UpstreamOptions): Upstream
   /** Drains and removes a named upstream and all of its backends. Rejects with `UNKNOWN_UPSTREAM`. */
-  removeUpstream (name: string, options?: { drain?: { timeout?: number } | false }): Promise<void>
+  removeUpstream (name: string, options?: RemoveBackendOptions): Promise<void>
   /** All upstreams, the default one first. */
   listUpstreams (): Upstream[]
   /** The counters of the default upstream, and those of the named ones. */

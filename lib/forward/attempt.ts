@@ -1,17 +1,22 @@
 import type { Readable } from 'node:stream'
-import type { Culprit, Outcome, Stage } from '../../types/index.ts'
+import type { Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import type { BackendConnections, Connection, PooledHandler } from '../pool/index.ts'
+import { reasonPhrase, type BackendConnections, type Connection, type PooledHandler } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
+import { latin1 } from './latin1.ts'
 import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
 
 /** What is sent to a backend. */
 export interface Outgoing {
+  /** For a dispatcher that serves more than one, as undici's `Agent` does. */
+  origin: string
   path: string
   method: string
   headers: string[]
   body: Buffer | Readable | null
+  /** The TLS name; undici would take it from `Host`. */
+  servername: string | null
   fresh: boolean
 }
 
@@ -30,6 +35,8 @@ export interface AttemptListener {
   onBalancerFault (error: unknown): void
 }
 
+const PLAIN = /^[\t\x20-\x7e]*$/
+
 /**
  * One try of an exchange on one backend: it is the handler that undici calls. Whatever happens on the connection,
  * it is settled exactly once.
@@ -38,6 +45,8 @@ export class Attempt implements PooledHandler, Outcome {
   readonly backend: Backend
   connection: Connection | null = null
   awaitsHead = false
+  held = false
+  heard = false
   settled = false
   /** Whether its connection has carried another request before. */
   reused = false
@@ -49,13 +58,17 @@ export class Attempt implements PooledHandler, Outcome {
   responseTime = -1
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
+  readonly #balancer: LoadBalancer
   readonly #startedAt: number
   #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
+  #headBytes: Buffer | null = null
 
-  constructor (backend: Backend, upstream: Upstream, listener: AttemptListener) {
+  /** @param balancer the one that chose the backend, and hears how that went */
+  constructor (backend: Backend, upstream: Upstream, balancer: LoadBalancer, listener: AttemptListener) {
     this.backend = backend
+    this.#balancer = balancer
     this.#upstream = upstream
     this.#listener = listener
     this.#startedAt = upstream.clock.now()
@@ -77,14 +90,20 @@ export class Attempt implements PooledHandler, Outcome {
   cancel (code: ErrorCode, cause?: unknown): void {
     if (this.settled) return
     this.#fail(code, proxyError(code, cause))
-    if (this.#abort !== null) this.#abort(this.error)
-    // Without a connection there is nothing to abort yet: a queued request is forgotten, a connecting one is aborted as it connects.
-    else this.#dispatcher?.cancel?.(this)
+    if (this.#dispatcher?.cancel !== undefined) this.#dispatcher.cancel(this)
+    // A dispatcher of the user's own has no more than this; what is not connected yet is aborted when it is.
+    else this.#abort?.(this.error)
   }
 
   /** Lets content flow again after it was held back. */
   resume (): void {
-    if (!this.settled) this.#resume?.()
+    if (this.settled) return
+    if (this.connection === null) this.#resume?.()
+    else if (this.held) {
+      this.held = false
+      // Not in the middle of what undici is just reading.
+      process.nextTick(readOn, this.connection)
+    }
   }
 
   onConnect (abort: (error?: Error) => void): void {
@@ -100,22 +119,33 @@ export class Attempt implements PooledHandler, Outcome {
     if (!this.settled) this.#listener.onAttemptInterim(this, 100, [])
   }
 
+  onStatusLine (bytes: Buffer): void {
+    this.#headBytes = bytes
+  }
+
   onHeaders (statusCode: number, headers: Buffer[], resume: () => void, statusMessage: string): boolean {
     if (this.settled) return false
-    if (statusCode < 200) {
+    if (statusCode >= 100 && statusCode < 200 && statusCode !== 101) {
       this.#listener.onAttemptInterim(this, statusCode, headers)
       return true
     }
     this.awaitsHead = false
+    if (this.#headBytes !== null && isFaulty(this.#headBytes, headers)) this.connection?.retire()
     this.statusCode = statusCode
     this.stage = 'stream'
     this.headTime = this.#upstream.clock.now() - this.#startedAt
     this.#resume = resume
-    return this.#listener.onAttemptHead(this, statusCode, headers, statusMessage)
+    const flowing = this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
+    return flowing || this.connection !== null
   }
 
   onData (chunk: Buffer): boolean {
-    return this.settled ? false : this.#listener.onAttemptData(this, chunk)
+    if (this.settled) return false
+    const flowing = this.#listener.onAttemptData(this, chunk)
+    if (this.connection === null) return flowing
+    // One of our own connections holds back in its socket; the rest of what has been read still comes.
+    this.held = !flowing
+    return true
   }
 
   onComplete (trailers: readonly (Buffer | string)[] | null): void {
@@ -123,16 +153,31 @@ export class Attempt implements PooledHandler, Outcome {
     // undici takes a reset for the end where the end of the connection is the end of the content.
     const reset = this.connection?.socket?.errored
     if (reset !== null && reset !== undefined) return this.onError(reset)
+    this.finish()
+    this.#listener.onAttemptEnd(this, trailers)
+  }
+
+  /** The whole response has come. */
+  finish (): void {
     this.stage = 'done'
     this.#settle()
-    this.#listener.onAttemptEnd(this, trailers)
   }
 
   onError (error: Error): void {
     if (this.settled) return
     const code = errorCodeOf(this.stage, error)
+    // undici's parser shows what it could not read: content, which is not for a log.
+    if ('data' in error) error.data = undefined
     this.#fail(code, error)
     this.#listener.onAttemptFailed(this, code)
+  }
+
+  /** The reason phrase in characters of one byte; undici reads it as UTF-8, which not all of them are. */
+  #phrase (asRead: string): string {
+    const bytes = this.#headBytes
+    this.#headBytes = null
+    if (PLAIN.test(asRead)) return asRead
+    return (bytes === null ? '' : reasonPhrase(bytes)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
   }
 
   #fail (code: ErrorCode, error: Error): void {
@@ -147,9 +192,21 @@ export class Attempt implements PooledHandler, Outcome {
     this.responseTime = this.#upstream.clock.now() - this.#startedAt
     this.backend.settle(resultOf(this), this.responseTime)
     try {
-      this.#upstream.balancer.settle?.(this.backend, this)
+      this.#balancer.settle?.(this.backend, this)
     } catch (error) {
       this.#listener.onBalancerFault(error)
     }
   }
+}
+
+const MINOR_VERSION = 'HTTP/1.'.length
+const ZERO = 0x30
+
+/** Whether a head is HTTP/1.0 and has chunks, which it cannot: its connection is not to be used again. RFC 9112, 6.1. */
+function isFaulty (head: Buffer, headers: Buffer[]): boolean {
+  return head[MINOR_VERSION] === ZERO && headers.some((name, i) => i % 2 === 0 && latin1(name).toLowerCase() === 'transfer-encoding')
+}
+
+function readOn (connection: Connection): void {
+  connection.socket?.emit('readable')
 }

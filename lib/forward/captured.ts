@@ -17,6 +17,8 @@ export class CapturedResponse implements ProxyResponse, Sink {
   readonly #source: Source
   #content: Content | null = null
   #ended = false
+  #consumed = false
+  #forgone = false
 
   constructor (head: ResponseHead, backend: Backend, source: Source) {
     this.backend = backend
@@ -27,6 +29,7 @@ export class CapturedResponse implements ProxyResponse, Sink {
   }
 
   get body (): Readable {
+    if (this.#forgone) throw new TypeError('The body goes to the client: it could only be taken while onResponse ran')
     if (this.#content === null) {
       this.#content = new Content(this.#source)
       if (this.#ended) this.#content.push(null)
@@ -39,16 +42,29 @@ export class CapturedResponse implements ProxyResponse, Sink {
     return this.#content !== null
   }
 
+  /** Nobody has asked for the content in time. */
+  forgo (): void {
+    this.#forgone = true
+  }
+
   text (): Promise<string> {
-    return text(this.body)
+    return this.#consume(text)
   }
 
   json<T = unknown> (): Promise<T> {
-    return json(this.body) as Promise<T>
+    return this.#consume(json) as Promise<T>
   }
 
-  async arrayBuffer (): Promise<ArrayBuffer> {
-    return await arrayBuffer(this.body) as ArrayBuffer
+  arrayBuffer (): Promise<ArrayBuffer> {
+    return this.#consume(arrayBuffer) as Promise<ArrayBuffer>
+  }
+
+  /** A second reader would get the rest, or nothing, and take it for the whole. */
+  async #consume<T> (consumer: (body: Readable) => Promise<T>): Promise<T> {
+    const { body } = this
+    if (this.#consumed || body.readableDidRead) throw new TypeError('The body has already been read')
+    this.#consumed = true
+    return await consumer(body)
   }
 
   head (): void {}

@@ -1,7 +1,7 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { IncomingMessage } from 'node:http'
-import type { Readable } from 'node:stream'
-import type { Backend as PublicBackend, SelectContext, Timeouts } from '../../types/index.ts'
+import { Readable } from 'node:stream'
+import type { Backend as PublicBackend, LoadBalancer, SelectContext, Timeouts } from '../../types/index.ts'
 import { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
@@ -13,6 +13,7 @@ import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHea
 import type { PrefixMapping } from './prefix-mapping.ts'
 import type { Sink, Source } from './sink.ts'
 import { takeWholeBody, Upload, type UploadListener } from './upload.ts'
+import { isHttp2 } from './wire.ts'
 
 /** A request as it is to be sent, wherever it came from. */
 export interface Intent {
@@ -26,7 +27,7 @@ export interface Intent {
   contentLength: number
   /** A body that has still to come, one that is here, or none. */
   body: Readable | Buffer | null
-  /** Where a body of Node's own server comes from; it may be here in a tick. */
+  /** Node's own request, where there is one. */
   raw: IncomingMessage | null
   /** `OPTIONS *`. */
   asterisk: boolean
@@ -51,7 +52,14 @@ export interface ExchangeClient {
 /** Steps an exchange waits in; each has its own time. */
 type Waiting = 'connection' | 'upload' | 'head' | 'content' | 'client'
 
+/** How an exchange counts. */
+type Result = 'successful' | 'failed' | 'aborted'
+/** What the client or the application has ended, and no backend is to be blamed for. */
+const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED'])
+
 const RESENDS = 2
+/** Times that a balancer may choose a backend which has gone meanwhile. */
+const RESELECTS = 3
 /** Bodies up to this many bytes are sent in one piece when they have come with the head. */
 const WHOLE_BODY = 65_536
 /** Milliseconds for the rest of a request that has been answered already. */
@@ -77,6 +85,8 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   #requestDeadline = Infinity
   #attempt: Attempt | null = null
   #resends = 0
+  #reselects = 0
+  #balancer: LoadBalancer
   #body: Buffer | Upload | null = null
   #uploading = false
   #sink: Sink | null = null
@@ -88,6 +98,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     this.#upstream = upstream
     this.#intent = intent
     this.#client = client
+    this.#balancer = upstream.balancer
     this.request = intent.request
     this.method = intent.method
     this.path = intent.path
@@ -115,7 +126,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       this.#body = body
       this.#uploaded()
       this.#select()
-    } else if (raw !== null && contentLength > 0 && contentLength <= WHOLE_BODY) {
+    } else if (body === raw && contentLength > 0 && contentLength <= WHOLE_BODY) {
       // A small body has mostly come in the packet of the head, and is parsed by the next tick.
       process.nextTick(startWithBody, this)
     } else this.startWithBody()
@@ -124,7 +135,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   startWithBody (): void {
     if (this.#ended) return
     const { body, raw, contentLength } = this.#intent
-    const whole = raw === null || contentLength > WHOLE_BODY ? null : takeWholeBody(raw, contentLength)
+    const whole = raw === null || body !== raw || contentLength > WHOLE_BODY ? null : takeWholeBody(raw, contentLength)
     if (whole !== null) {
       this.#body = whole
       this.#uploaded()
@@ -139,6 +150,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   #select (): void {
     const { available, balancer, closed } = this.#upstream
+    this.#balancer = balancer
     if (closed) return this.#fail('CLOSED')
     if (available.length === 0) return this.#fail('NO_BACKEND')
     try {
@@ -153,9 +165,9 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   #use (chosen: PublicBackend | undefined): void {
     if (this.#ended) return
     if (chosen === undefined) return this.#fail('NO_BACKEND')
-    if (!(chosen instanceof Backend)) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
+    if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
     // One that has gone while an async balancer was thinking.
-    if (!chosen.available) return this.#select()
+    if (!chosen.available) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
     ;(this.tried ??= []).push(chosen)
     this.#dispatch(chosen, false)
   }
@@ -164,8 +176,8 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   #dispatch (backend: Backend, fresh: boolean): void {
     const { path, method, headers, timeouts } = this.#intent
-    const outgoing: Outgoing = { path: backend.basePath + path, method, headers, body: this.#body, fresh }
-    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this)
+    const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
+    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this.#balancer, this)
     this.#wait('connection', timeouts.connect)
     attempt.dispatch(outgoing)
   }
@@ -192,6 +204,12 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     }
   }
 
+  onUploadFailed (error: Error): void {
+    if (this.#ended) return
+    if (this.#intent.raw === null) this.#stop('ABORTED', error)
+    else this.abandon()
+  }
+
   #uploaded (): void {
     const { request } = this.#intent.timeouts
     this.#uploading = false
@@ -213,11 +231,18 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       if (this.#ended) return false
       this.#sink = sink
       sink.head(head)
+      if (head.isWhole) this.#endAtHead(attempt)
     } catch (error) {
       this.#refuse(attempt, error as Error)
       return false
     }
     return true
+  }
+
+  /** undici takes a 304 that tells the length of what it does not send for one cut short: its word on that is not waited for. */
+  #endAtHead (attempt: Attempt): void {
+    attempt.finish()
+    this.onAttemptEnd(attempt, null)
   }
 
   /** A head that cannot be passed on: by its own fault, or because a function of the user's threw. */
@@ -233,7 +258,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     if (this.#ended) return
     const error = attempt.error as Error
     this.#log(attempt, error)
-    if (this.#sink !== null) return this.#cut(error)
+    if (this.#sink !== null) return this.#cut(proxyError(code, error))
     if (this.#mayResend(attempt, code)) {
       this.#resends++
       this.#upstream.retries++
@@ -244,7 +269,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
   #mayResend (attempt: Attempt, code: ErrorCode): boolean {
-    return code === 'RESET' && attempt.reused && attempt.statusCode === 0 && this.#resends < RESENDS &&
+    return code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
       IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && attempt.backend.available
   }
 
@@ -262,7 +287,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     if (this.#ended || this.#sink === null) return
     const sink = this.#sink
     this.#finish((this.#attempt as Attempt).statusCode < 500 ? 'successful' : 'failed')
-    sink.end(this.#intent.acceptsTrailers ? buildTrailers(trailers) : [])
+    sink.end(buildTrailers(trailers))
     this.#client.finished()
   }
 
@@ -273,9 +298,9 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     this.#attempt?.resume()
   }
 
-  #cut (error: Error): void {
+  #cut (error: Error, result: Result = 'failed'): void {
     const sink = this.#sink as Sink
-    this.#finish('failed')
+    this.#finish(result)
     sink.cut(error)
     this.#client.finished()
   }
@@ -288,9 +313,11 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     const cause = new Error('the client went away')
     this.#attempt?.cancel('CLIENT_CLOSED', cause)
     this.#intent.log?.info({ upstream: this.#upstream.name, backend: this.#attempt?.backend.id, statusCode: 499, stage: this.#attempt?.stage }, 'the client closed the request')
+    const error = proxyError('CLIENT_CLOSED', cause)
+    // A handler that reads the answer itself is still there.
+    if (this.#sink !== null) return this.#cut(error, 'aborted')
     this.#finish('aborted')
-    if (this.#sink !== null) this.#client.finished()
-    else this.#client.failed(proxyError('CLIENT_CLOSED', cause))
+    this.#client.failed(error)
   }
 
   /** The application, or the end of its life, wants no answer any more. */
@@ -323,19 +350,19 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       attempt.cancel(code, cause)
       this.#log(attempt, error)
     }
-    if (this.#sink !== null) this.#cut(error)
+    if (this.#sink !== null) this.#cut(error, GIVEN_UP.has(code) ? 'aborted' : 'failed')
     else this.#fail(code, cause)
   }
 
   #fail (code: ErrorCode, cause?: unknown): void {
     if (this.#ended) return
-    this.#finish('failed')
+    this.#finish(GIVEN_UP.has(code) ? 'aborted' : 'failed')
     this.#client.failed(proxyError(code, cause))
   }
 
   // Step: record
 
-  #finish (result: 'successful' | 'failed' | 'aborted'): void {
+  #finish (result: Result): void {
     this.#ended = true
     const { clock, counters, deadlines } = this.#upstream
     const time = clock.now() - this.#startedAt
@@ -345,8 +372,10 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       const { backend, statusCode, stage } = this.#attempt ?? {}
       log.debug({ upstream: this.#upstream.name, backend: backend?.id, statusCode, stage, result, attempts: this.#resends + (this.tried?.length ?? 0), responseTime: time }, 'exchange finished')
     }
-    if (raw !== null && this.#body !== null && !raw.complete && !raw.destroyed && raw.httpVersionMajor === 1) this.#linger(raw)
+    if (raw !== null && this.#uploading && !raw.destroyed && !isHttp2(raw)) this.#linger(raw)
     else deadlines.remove(this)
+    // A web stream that nobody will read on is told so.
+    if (raw === null && this.#intent.body instanceof Readable && !this.#intent.body.readableEnded) this.#intent.body.destroy()
   }
 
   /**
@@ -358,8 +387,8 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     this.deadline = this.#upstream.clock.now() + LINGER
     const done = () => this.#upstream.deadlines.remove(this)
     raw.once('end', done).once('close', done)
-    // After the upload has let go of it.
-    setImmediate(() => raw.resume())
+    // After the upload has let go of it, and any stream that a hook has put between.
+    setImmediate(() => raw.unpipe().resume())
   }
 
   #endLinger (): void {

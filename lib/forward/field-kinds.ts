@@ -23,7 +23,9 @@ export const Kind = {
   LOCATION: 16,
   SET_COOKIE: 17,
   /** Answered by Node's server before a handler runs, and refused by undici. */
-  EXPECT: 18
+  EXPECT: 18,
+  /** RFC 9209: the one field of its family that is meant for the far end, of a response. */
+  PROXY_STATUS: 19
 } as const
 // eslint-disable-next-line @typescript-eslint/no-redeclare -- a value and its type, as an enum would be
 export type Kind = typeof Kind[keyof typeof Kind]
@@ -34,8 +36,7 @@ const known: Record<string, Kind> = {
   upgrade: Kind.HOP,
   'http2-settings': Kind.HOP,
   proxy: Kind.HOP,
-  // RFC 9209: the one field of that family which is meant for the far end.
-  'proxy-status': Kind.PASS,
+  'proxy-status': Kind.PROXY_STATUS,
   expect: Kind.EXPECT,
   host: Kind.HOST,
   'content-length': Kind.CONTENT_LENGTH,
@@ -79,11 +80,12 @@ function classify (name: string): Kind {
 
 /** The fields that a `Connection` value names, in lower case; `null` when it names none. */
 export function nominatedFields (connection: string | undefined): Set<string> | null {
-  if (connection === undefined || connection === 'keep-alive' || connection === 'close') return null
+  // Keep-Alive is never sent on anyway.
+  if (connection === undefined || connection === 'keep-alive') return null
   const names = new Set<string>()
   for (const token of connection.toLowerCase().split(',')) {
     const name = token.trim()
-    if (name !== '' && name !== 'keep-alive' && name !== 'close') names.add(name)
+    if (name !== '' && name !== 'keep-alive') names.add(name)
   }
   return names.size === 0 ? null : names
 }

@@ -1,13 +1,17 @@
 import { Readable } from 'node:stream'
 import type { ReadableStream as NodeReadableStream } from 'node:stream/web'
 import type { ForwardHttpOptions } from '../../types/index.ts'
-import { proxyError } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
 import { capture } from './capture-client.ts'
 import type { CapturedResponse } from './captured.ts'
-import { Kind, kindOf } from './field-kinds.ts'
+import { Kind, kindOf, nominatedFields } from './field-kinds.ts'
+import { nextVia } from './request-headers.ts'
 import { settingsOf } from './settings.ts'
 import { assertCanonical } from './target.ts'
+import { toWebStream } from './web-stream.ts'
+
+/** Fields between two neighbours, and those that undici or we write. */
+const WRITTEN_ANEW: ReadonlySet<Kind> = new Set([Kind.HOP, Kind.CONNECTION, Kind.HOST, Kind.CONTENT_LENGTH, Kind.TRANSFER_ENCODING, Kind.TE, Kind.TRAILER, Kind.EXPECT, Kind.VIA])
 
 /** Statuses that a `Response` must not have a body with. */
 const NULL_BODY: ReadonlySet<number> = new Set([204, 205, 304])
@@ -39,14 +43,13 @@ export async function forwardHttp (upstream: Upstream, request: Request, options
 
 function requestHeaders (request: Request, upstream: Upstream): string[] {
   const headers: string[] = []
+  const nominated = nominatedFields(request.headers.get('connection') ?? undefined)
   for (const [name, value] of request.headers) {
-    const kind = kindOf(name)
-    const endToEnd = kind === Kind.PASS || kind === Kind.COOKIE || (kind >= Kind.X_FORWARDED && kind <= Kind.FORWARDED)
-    if (endToEnd) headers.push(name, value)
-    else if (kind === Kind.VIA && upstream.via !== null && value.toLowerCase().includes(` ${upstream.via.toLowerCase()}`)) throw proxyError('LOOP')
-    else if (kind === Kind.VIA) headers.push(name, value)
+    if (!WRITTEN_ANEW.has(kindOf(name)) && nominated?.has(name) !== true) headers.push(name, value)
   }
-  if (upstream.via !== null) headers.push('Via', `1.1 ${upstream.via}`)
+  const via = request.headers.get('via') ?? undefined
+  if (upstream.via !== null) headers.push('Via', nextVia(via, '1.1', upstream.via))
+  else if (via !== undefined) headers.push('Via', via)
   return headers
 }
 
@@ -57,6 +60,6 @@ function responseOf (answer: CapturedResponse, method: string): Response {
     for (const item of Array.isArray(value) ? value : [value]) headers.append(name, item)
   }
   const none = NULL_BODY.has(answer.statusCode) || method === 'HEAD'
-  const body = none ? null : Readable.toWeb(answer.body) as ReadableStream
+  const body = none ? null : toWebStream(answer.body)
   return new Response(body, { status: answer.statusCode, statusText: answer.statusMessage, headers })
 }

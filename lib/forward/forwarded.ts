@@ -11,6 +11,11 @@ interface Peer {
   node: string
 }
 
+const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+const PAIR = `${TOKEN}=(?:${TOKEN}|"(?:[^"\\\\]|\\\\.)*")[ \\t]*`
+/** A value as RFC 7239, 4 has it. Each part ends with what only it can end with: there is one way to read it. */
+const FORWARDED = new RegExp(`^[ \\t]*(?:(?:${PAIR})?[,;][ \\t]*)*(?:${PAIR})?$`)
+
 const kPeer = Symbol('rockstar-proxy.peer')
 type PeerSocket = Socket & { [kPeer]?: Peer }
 
@@ -19,11 +24,13 @@ export class ReceivedForwarded {
   #fields: string[] | null = null
   #for: string | undefined
   #forwarded: string | undefined
+  #namesHost = false
 
   add (kind: Kind, name: string, value: string): void {
     if (kind === Kind.X_FORWARDED_FOR) this.#for = this.#for === undefined ? value : `${this.#for}, ${value}`
     else if (kind === Kind.FORWARDED) this.#forwarded = this.#forwarded === undefined ? value : `${this.#forwarded}, ${value}`
     else (this.#fields ??= []).push(name, value)
+    if (kind === Kind.X_FORWARDED_HOST) this.#namesHost = true
   }
 
   /**
@@ -32,10 +39,12 @@ export class ReceivedForwarded {
    */
   write (headers: string[], request: FastifyRequest, host: string, { xForwarded, standard }: { xForwarded: boolean, standard: boolean }): void {
     const { address, trusted, node } = peerOf(request)
+    // What is no list would take what is appended to it into one of its quotes.
+    if (trusted && this.#forwarded !== undefined && !FORWARDED.test(this.#forwarded)) this.#forwarded = undefined
     if (trusted && this.#fields !== null) this.#writeReceived(headers, xForwarded)
     const proto = request.protocol ?? 'http'
     const scheme = quoted(proto)
-    const asked = trusted ? request.host : host
+    const asked = trusted && this.#namesHost ? request.host : host
     if (xForwarded) {
       headers.push('X-Forwarded-For', trusted && this.#for !== undefined ? `${this.#for}, ${address}` : address)
       if (asked !== '') headers.push('X-Forwarded-Host', asked)

@@ -1,11 +1,11 @@
 import type { FastifyReply } from 'fastify'
-import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import { STATUS_CODES, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
 import { Content } from './content.ts'
 import { toRecord } from './header-record.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Sink, Source } from './sink.ts'
-import { addTrailers, isHttp2 } from './wire.ts'
+import { addTrailers, cutOff, flushHead, isHttp2, writeHead as writeSpelt } from './wire.ts'
 
 /**
  * Sends the answer through Fastify, so that its `onSend` hooks see and may change it. What they leave alone
@@ -14,9 +14,12 @@ import { addTrailers, isHttp2 } from './wire.ts'
 export class HookedReply implements Sink {
   readonly #reply: FastifyReply
   readonly #source: Source
+  /** Whether the client has said that it takes trailers. RFC 9110, 6.5.1. */
+  readonly #takesTrailers: boolean
   #content: Content | null = null
 
-  constructor (reply: FastifyReply, source: Source) {
+  constructor (reply: FastifyReply, source: Source, takesTrailers: boolean) {
+    this.#takesTrailers = takesTrailers
     this.#reply = reply
     this.#source = source
   }
@@ -25,9 +28,11 @@ export class HookedReply implements Sink {
     const reply = this.#reply
     const headers = joinReplyHeaders(reply, head.headers)
     reply.code(head.statusCode)
-    for (const [name, value] of Object.entries(toRecord(headers))) reply.header(name, value)
+    for (const [name, value] of Object.entries(toRecord(headers))) if (name !== UNSETTABLE) reply.header(name, value)
     if (!isHttp2(reply.raw)) keepSpelling(reply.raw, headers, head.statusCode, head.statusMessage)
     if (head.hasBody) this.#content = new Content(this.#source)
+    // HTTP/2 sends no trailers behind a head that is also the end.
+    if (head.hasBody) reply.raw.once('pipe', this.#takesTrailers && isHttp2(reply.raw) ? flushNow : flushSoon)
     // Without content there is none for a hook to see; Fastify then adds no content type of its own.
     reply.send(this.#content ?? undefined)
   }
@@ -37,28 +42,47 @@ export class HookedReply implements Sink {
   }
 
   end (trailers: string[]): void {
-    if (trailers.length > 0) addTrailers(this.#reply.raw, trailers)
+    if (this.#takesTrailers && trailers.length > 0) addTrailers(this.#reply.raw, trailers)
     this.#content?.push(null)
   }
 
   cut (error: Error): void {
-    if (this.#content === null) this.#reply.raw.destroy()
-    else this.#content.destroy(error)
+    // Before its head is out, Fastify can still answer with the error.
+    if (this.#content === null || this.#reply.raw.headersSent) cutOff(this.#reply.raw)
+    this.#content?.destroy(error)
   }
 }
+
+/** Fastify lets a head wait for the first content, which may be long in coming. */
+function flushSoon (this: ServerResponse): void {
+  setImmediate(() => {
+    if (!this.destroyed) flushNow.call(this)
+  })
+}
+
+function flushNow (this: ServerResponse): void {
+  if (!this.headersSent) flushHead(this)
+}
+
+/** The one name that Fastify, which keeps headers in an object, cannot keep. */
+const UNSETTABLE = '__proto__'
 
 /**
  * Fastify writes names in lower case and each once. This puts back the backend's spelling, order and repetitions
  * of all fields that no hook has changed, and its reason phrase.
  */
 function keepSpelling (res: ServerResponse, original: string[], statusCode: number, statusMessage: string): void {
-  const writeHead = res.writeHead as (...args: unknown[]) => ServerResponse
+  const { writeHead } = res
   res.writeHead = function (this: ServerResponse, code: number, reason?: string | OutgoingHttpHeaders, given?: OutgoingHttpHeaders) {
-    res.writeHead = writeHead as ServerResponse['writeHead']
-    const final = { ...this.getHeaders(), ...(typeof reason === 'object' ? reason : given) }
+    res.writeHead = writeHead
+    const final: OutgoingHttpHeaders = Object.assign(Object.create(null), this.getHeaders(), typeof reason === 'object' ? reason : given)
     for (const name of this.getHeaderNames()) this.removeHeader(name)
+    const phrase = code === statusCode ? statusMessage : STATUS_CODES[code] ?? ''
     const headers = respelt(final, original)
-    return code === statusCode ? writeHead.call(this, code, statusMessage, headers) : writeHead.call(this, code, headers)
+    writeSpelt(this, code, phrase, headers)
+    // Node writes a head in the encoding of the text that follows in the same breath.
+    if (/[\x80-\xff]/.test(phrase + headers.join(''))) flushHead(this)
+    return this
   } as ServerResponse['writeHead']
 }
 
@@ -68,7 +92,7 @@ function respelt (final: OutgoingHttpHeaders, original: string[]): string[] {
   const written = new Set<string>()
   for (let i = 0; i < original.length; i += 2) {
     const name = original[i].toLowerCase()
-    const value = final[name]
+    const value = name === UNSETTABLE ? before[name] : final[name]
     if (value === undefined) continue
     if (same(value, before[name])) headers.push(original[i], original[i + 1])
     else if (!written.has(name)) pushAll(headers, original[i], value)

@@ -1,5 +1,7 @@
 export { captureRequest } from './capture-client.ts'
 export { forwardHttp } from './forward-http.ts'
+export { ALLOW } from './intent.ts'
 export { ReplyClient } from './reply-client.ts'
 export { Route } from './route.ts'
+export { authorityOf } from './target.ts'
 export { settingsOf, type Settings } from './settings.ts'

@@ -46,10 +46,10 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
     method,
     path,
     headers: head.headers,
-    acceptsTrailers: head.acceptsTrailers && raw.httpVersion !== '1.0',
+    acceptsTrailers: head.acceptsTrailers,
     contentLength: head.contentLength,
     body,
-    raw: streamed && body !== raw ? null : raw,
+    raw,
     asterisk: target.asterisk && path === '/',
     timeouts: settings.timeouts,
     log: request.log,
@@ -80,8 +80,21 @@ function bodyOf (request: FastifyRequest): Readable | Buffer | null {
   if (body instanceof Readable) return body
   if (Buffer.isBuffer(body)) return body
   if (body instanceof Uint8Array) return Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-  if (typeof body === 'string') return Buffer.from(body)
   const type = request.headers['content-type'] ?? ''
-  if (/^\s*[^;\s]+\/(?:[^;\s]+\+)?json\s*(?:;|$)/i.test(type)) return Buffer.from(JSON.stringify(body))
+  const isJson = /^\s*[^;\s]+\/(?:[^;\s]+\+)?json\s*(?:;|$)/i.test(type)
+  if (typeof body === 'string' && !(isJson && isParsed(body, request))) return Buffer.from(body)
+  if (isJson) return Buffer.from(JSON.stringify(body))
   throw proxyError('BODY_CONSUMED', undefined, type === '' ? 'none' : type)
+}
+
+/** Whether a string is what a JSON text of one string was parsed into, not the text itself. */
+function isParsed (body: string, request: FastifyRequest): boolean {
+  const length = request.headers['content-length']
+  if (length !== undefined) return Buffer.byteLength(body) !== Number(length)
+  try {
+    JSON.parse(body)
+    return false
+  } catch {
+    return true
+  }
 }

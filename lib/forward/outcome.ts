@@ -10,7 +10,7 @@ export function errorCodeOf (stage: Stage, error: Error): ErrorCode {
   if (code.startsWith('FST_ROCKSTAR_')) return code.slice('FST_ROCKSTAR_'.length) as ErrorCode
   if (code === 'UND_ERR_CONNECT_TIMEOUT' || code === 'ETIMEDOUT') return 'TIMEOUT'
   if (stage === 'select' || stage === 'connect') return 'CONNECT'
-  if (code.startsWith('HPE_') || code === 'UND_ERR_HEADERS_OVERFLOW' || code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH' || saysBadResponse(error)) return 'BAD_RESPONSE'
+  if (error.name === 'HTTPParserError' || code === 'UND_ERR_HEADERS_OVERFLOW' || code === 'UND_ERR_RES_CONTENT_LENGTH_MISMATCH' || saysBadResponse(error)) return 'BAD_RESPONSE'
   return 'RESET'
 }
 

@@ -28,7 +28,7 @@ export class PrefixMapping {
   mapCookie (value: string): string {
     const semicolon = value.indexOf(';')
     if (semicolon === -1) return value
-    return value.slice(0, semicolon) + value.slice(semicolon).replace(/(;\s*path\s*=\s*)([^;\s]+)/i, (whole, lead: string, path: string) => {
+    return value.slice(0, semicolon) + value.slice(semicolon).replaceAll(/(;\s*path\s*=\s*)([^;\s]+)/gi, (whole, lead: string, path: string) => {
       if (path.charCodeAt(0) !== 0x2f) return whole
       return lead + (this.#mapPath(path) || '/')
     })
@@ -56,7 +56,8 @@ export class PrefixMapping {
   #mapPath (path: string): string {
     if (!this.#covers(path)) return path
     const rest = path.slice(this.#inner.length)
-    if (rest === '/' && this.#outer !== '' && this.#inner === '') return `${this.#outer}/`
-    return this.#outer + rest || '/'
+    const mapped = this.#outer + rest || '/'
+    // Two slashes in front are another host.
+    return /^\/[/\\]/.test(mapped) ? path : mapped
   }
 }

@@ -1,6 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import type { ServerResponse } from 'node:http'
-import { addTrailers, isHttp2, writeHead } from './wire.ts'
+import { addTrailers, cutOff, flushHead, isHttp2, writeHead } from './wire.ts'
 import { latin1 } from './latin1.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
@@ -14,12 +14,15 @@ export class RawReply implements Sink {
   readonly #reply: FastifyReply
   readonly #res: ServerResponse
   readonly #source: Source
+  /** Whether the client has said that it takes trailers. RFC 9110, 6.5.1. */
+  readonly #takesTrailers: boolean
   /** The first content, until it is known whether it is all. */
   #held: Buffer | null = null
   #flushed = false
   #waiting = false
 
-  constructor (reply: FastifyReply, source: Source) {
+  constructor (reply: FastifyReply, source: Source, takesTrailers: boolean) {
+    this.#takesTrailers = takesTrailers
     this.#reply = reply
     this.#res = reply.raw
     this.#source = source
@@ -47,7 +50,7 @@ export class RawReply implements Sink {
     const held = this.#held
     this.#flushed = true
     this.#held = null
-    if (trailers.length > 0) addTrailers(res, trailers)
+    if (this.#takesTrailers && trailers.length > 0) addTrailers(res, trailers)
     if (held === null) res.end()
     else if (held.length <= SHORT && !isHttp2(res)) res.end(latin1(held), 'latin1')
     else res.end(held)
@@ -57,7 +60,7 @@ export class RawReply implements Sink {
     // A clean end would pass half an answer off as a whole one.
     this.#flushed = true
     this.#held = null
-    this.#res.destroy()
+    cutOff(this.#res)
   }
 
   /** Sends what there is, unless it has gone out with the end. */
@@ -65,7 +68,7 @@ export class RawReply implements Sink {
     if (this.#flushed || this.#res.destroyed) return
     if (this.#held === null) {
       this.#flushed = true
-      this.#res.flushHeaders()
+      flushHead(this.#res)
     } else this.#flushHeld()
   }
 

@@ -1,5 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { OnError } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
@@ -16,31 +17,33 @@ import { MAX_FORWARDS_REACHED } from './request-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Settings } from './settings.ts'
 import type { Sink } from './sink.ts'
-import { writeInterim } from './wire.ts'
+import { isOver, writeInterim } from './wire.ts'
 
 const kClient = Symbol('rockstar-proxy.client')
-type TrackedResponse = ServerResponse & { [kClient]?: ReplyClient }
+type Tracked = (ServerResponse | IncomingMessage) & { [kClient]?: ReplyClient }
 
 /** An exchange whose answer goes into a reply. */
 export class ReplyClient implements ExchangeClient {
   readonly completion = new Completion<void>()
   readonly #request: FastifyRequest
   readonly #reply: FastifyReply
+  readonly #onError: OnError | undefined
   #settings: Settings | null = null
   #intent: FastifyIntent | null = null
   #exchange: Exchange | null = null
   /** Whether the one who called has not got its promise yet. */
   #starting = true
 
-  constructor (request: FastifyRequest, reply: FastifyReply) {
+  constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined) {
     this.#request = request
     this.#reply = reply
+    this.#onError = onError
   }
 
   /** Sends the request. A failure that is there at once is told a little later, when the caller can hear it. */
   start (upstream: Upstream, settings: Settings): this {
     this.#settings = settings
-    const res = this.#reply.raw as TrackedResponse
+    const res = this.#reply.raw
     if (res.destroyed || res.socket?.destroyed === true) {
       this.failed(proxyError('CLIENT_CLOSED', new Error('the client had gone before its request was forwarded')))
       return this
@@ -53,8 +56,11 @@ export class ReplyClient implements ExchangeClient {
       return this
     }
     this.#exchange = new Exchange(upstream, this.#intent, this)
-    res[kClient] = this
-    res.on('close', onClose)
+    // Both, because Node tells only one of them of a request that waits behind another on its connection.
+    for (const end of [res, this.#request.raw] as Tracked[]) {
+      end[kClient] = this
+      end.on('close', onClose)
+    }
     const { signal } = settings
     if (signal?.aborted === true) this.onAbort()
     else {
@@ -76,9 +82,10 @@ export class ReplyClient implements ExchangeClient {
 
   onClose (): void {
     const exchange = this.#exchange as Exchange
-    if (exchange.ended) return
+    // A request that has come whole is closed too, and is no client gone.
+    if (exchange.ended || !isOver(this.#reply.raw)) return
     // Somebody else has answered, a handler's time-out for one: that is no client gone.
-    if (this.#reply.raw.writableFinished && !exchange.committed) exchange.giveUp(new Error('the request was answered by somebody else'))
+    if (this.#reply.raw.headersSent && !exchange.committed) exchange.giveUp(new Error('the request was answered by somebody else'))
     else exchange.abandon()
   }
 
@@ -98,16 +105,21 @@ export class ReplyClient implements ExchangeClient {
     if (rewriteHeaders !== undefined) head.headers = rewritten(head.headers, record => rewriteHeaders(record, this.#request), 'rewriteHeaders')
     if (onResponse !== undefined) {
       const response = new CapturedResponse(head, backend, exchange)
-      onResponse(this.#request, this.#reply, response)
+      this.#watch(onResponse(this.#request, this.#reply, response), 'onResponse')
       if (response.taken) return response
+      response.forgo()
     }
     if (this.#reply.sent || this.#reply.raw.headersSent) throw new Error('the request was answered by somebody else')
-    return wantsHooks(this.#reply) ? new HookedReply(this.#reply, exchange) : new RawReply(this.#reply, exchange)
+    const { acceptsTrailers } = this.#intent as FastifyIntent
+    return wantsHooks(this.#reply) ? new HookedReply(this.#reply, exchange, acceptsTrailers) : new RawReply(this.#reply, exchange, acceptsTrailers)
   }
 
   finished (): void {
     this.#settings?.signal?.removeEventListener('abort', this)
-    this.completion.fulfil()
+    const { raw } = this.#reply
+    // Fastify takes a handler that is done before its reply for one that has nothing to say.
+    if (!raw.writableEnded && !raw.destroyed) raw.once('close', () => this.completion.fulfil())
+    else this.completion.fulfil()
   }
 
   failed (error: Error): void {
@@ -118,7 +130,7 @@ export class ReplyClient implements ExchangeClient {
 
   deliver (error: Error): void {
     const reply = this.#reply
-    const onError = this.#settings?.onError
+    const onError = this.#onError
     if ((error as { code?: string }).code === 'FST_ROCKSTAR_CLIENT_CLOSED') {
       // There is nobody to answer; hooks that look at the reply see why.
       if (!reply.raw.headersSent) reply.raw.statusCode = 499
@@ -126,7 +138,7 @@ export class ReplyClient implements ExchangeClient {
     }
     if (onError !== undefined && !reply.sent) {
       try {
-        onError(this.#request, reply, error)
+        this.#watch(onError(this.#request, reply, error), 'onError')
       } catch (thrown) {
         this.#request.log.error({ err: thrown }, 'onError threw')
       }
@@ -136,6 +148,11 @@ export class ReplyClient implements ExchangeClient {
     this.completion.reject(error)
   }
 
+  /** What a listener returns is not waited for; one that is async must not end the process when it rejects. */
+  #watch (returned: unknown, name: string): void {
+    if (returned instanceof Promise) returned.catch(error => this.#request.log.error({ err: error }, `${name} rejected`))
+  }
+
   /** RFC 9110, 7.6.2: the last one that an `OPTIONS` may reach answers it. */
   #answerOptions (): void {
     this.#reply.header('allow', ALLOW).send()
@@ -143,7 +160,7 @@ export class ReplyClient implements ExchangeClient {
   }
 }
 
-function onClose (this: TrackedResponse): void {
+function onClose (this: Tracked): void {
   this[kClient]?.onClose()
 }
 

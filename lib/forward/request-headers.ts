@@ -1,10 +1,12 @@
 import type { FastifyRequest } from 'fastify'
 import type { IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import { proxyError } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
 import { Kind, kindOf, nominatedFields } from './field-kinds.ts'
 import { ReceivedForwarded } from './forwarded.ts'
 import { isAuthority, type Target } from './target.ts'
+import { isHttp2 } from './wire.ts'
 
 /** What is sent to the backend, but for the body. */
 export interface RequestHead {
@@ -18,6 +20,9 @@ export interface RequestHead {
   /** The host that the client asked for. */
   host: string
 }
+
+const kDoubtful = Symbol('rockstar-proxy.doubtful')
+type DoubtfulSocket = Socket & { [kDoubtful]?: boolean }
 
 /** Methods for which a proxy counts hops. RFC 9110, 7.6.2. */
 const COUNTED = new Set(['OPTIONS', 'TRACE'])
@@ -35,6 +40,9 @@ export const MAX_FORWARDS_REACHED = Symbol('Max-Forwards: 0')
 export function buildRequestHead (request: FastifyRequest, raw: IncomingMessage, target: Target, upstream: Upstream, preserveHost: boolean): RequestHead {
   const { rawHeaders } = raw
   const headers: string[] = []
+  if ((raw.socket as DoubtfulSocket)[kDoubtful] === true) throw closing(raw, proxyError('BAD_REQUEST', undefined, 'it came behind one whose end is in doubt'))
+  // Node takes any version that is spelt like one; HTTP/2 has streams, and never this line.
+  if (raw.httpVersionMajor !== 1 && !isHttp2(raw)) throw closing(raw, proxyError('BAD_REQUEST', undefined, `its version is HTTP/${raw.httpVersion}`))
   const nominated = nominatedFields(raw.headers.connection)
   if (nominated !== null) refuseFraming(nominated)
   const received = new ReceivedForwarded()
@@ -57,7 +65,7 @@ export function buildRequestHead (request: FastifyRequest, raw: IncomingMessage,
         break
       case Kind.COOKIE:
         // RFC 9113, 8.2.3: HTTP/2 may split what HTTP/1.1 has in one field.
-        if (raw.httpVersionMajor === 2) cookie = cookie === undefined ? value : `${cookie}; ${value}`
+        if (isHttp2(raw)) cookie = cookie === undefined ? value : `${cookie}; ${value}`
         else headers.push(name, value)
         break
       case Kind.HOST:
@@ -87,9 +95,11 @@ export function buildRequestHead (request: FastifyRequest, raw: IncomingMessage,
     }
   }
 
-  if (raw.httpVersionMajor === 2) host ??= raw.headers[':authority'] as string | undefined
+  if (isHttp2(raw)) host ??= raw.headers[':authority'] as string | undefined
   if (hosts > 1) throw proxyError('BAD_REQUEST', undefined, 'it has more than one Host')
   if (host !== undefined && host !== '' && !isAuthority(host)) throw proxyError('BAD_REQUEST', undefined, 'its Host is invalid')
+  // HTTP/1.0 has neither chunks nor trailers.
+  if (raw.httpVersion === '1.0') acceptsTrailers = false
   const asked = target.authority ?? host ?? ''
   const hasBody = bodyFollows(raw, coding, contentLength)
 
@@ -110,28 +120,52 @@ function refuseFraming (nominated: Set<string>): void {
 }
 
 function bodyFollows (raw: IncomingMessage, coding: string | undefined, contentLength: number): boolean {
-  if (raw.httpVersionMajor === 2) return !(raw as unknown as { stream: { endAfterHeaders: boolean } }).stream.endAfterHeaders
+  const { stream } = raw as { stream?: { endAfterHeaders: boolean } }
+  if (stream !== undefined) return !stream.endAfterHeaders
   if (coding === undefined) return contentLength > 0
-  // RFC 9112, 6.1: such framing is faulty; a coding that is taken off must be known.
-  if (raw.httpVersionMinor === 0) throw proxyError('BAD_REQUEST', undefined, 'it is HTTP/1.0 and has a Transfer-Encoding')
-  if (coding.toLowerCase() !== 'chunked') throw proxyError('UNSUPPORTED_CODING')
+  // RFC 9112, 6.1: such framing is faulty; a coding that is taken off must be known. Where a message ends is then in doubt.
+  if (raw.httpVersionMinor === 0) throw closing(raw, proxyError('BAD_REQUEST', undefined, 'it is HTTP/1.0 and has a Transfer-Encoding'))
+  if (coding.toLowerCase() !== 'chunked') throw closing(raw, proxyError('UNSUPPORTED_CODING'))
   return true
+}
+
+/** An error with whose answer the client's connection ends; what Node has read behind the request is not believed. */
+function closing (raw: IncomingMessage, error: Error): Error {
+  (raw.socket as DoubtfulSocket)[kDoubtful] = true
+  return Object.assign(error, { headers: { connection: 'close' } })
 }
 
 function oneLess (value: string): string {
   if (!/^\d+$/.test(value)) throw proxyError('BAD_REQUEST', undefined, 'its Max-Forwards is no number')
-  const hops = Number(value)
+  // Nothing bounds the number of its digits.
+  const hops = BigInt(value)
   // No error: the request is to be answered here.
-  if (hops === 0) throw MAX_FORWARDS_REACHED
-  return String(hops - 1)
+  if (hops === 0n) throw MAX_FORWARDS_REACHED
+  return String(hops - 1n)
 }
 
-function nextVia (received: string | undefined, version: string, name: string): string {
+/** The `Via` to send: what came, and this proxy behind it. Throws `LOOP` when this proxy is in it already. */
+export function nextVia (received: string | undefined, version: string, name: string): string {
   const own = `${version === '2.0' ? '2' : version} ${name}`
   if (received === undefined) return own
   // Each element is `protocol received-by [comment]`; a name is compared without its case (RFC 9110, 7.6.3).
-  for (const element of received.split(',')) {
+  for (const element of withoutComments(received).split(',')) {
     if (element.trim().split(/\s+/, 2)[1]?.toLowerCase() === name.toLowerCase()) throw proxyError('LOOP')
   }
   return `${received}, ${own}`
+}
+
+/** A list without the comments of its elements, which may hold commas, escapes and further comments. RFC 9110, 5.6.5. */
+function withoutComments (value: string): string {
+  if (!value.includes('(')) return value
+  let kept = ''
+  let depth = 0
+  for (let i = 0; i < value.length; i++) {
+    const char = value[i]
+    if (depth > 0 && char === '\\') i++
+    else if (char === '(') depth++
+    else if (char === ')' && depth > 0) depth--
+    else if (depth === 0) kept += char
+  }
+  return kept
 }

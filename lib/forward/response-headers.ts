@@ -13,6 +13,8 @@ export interface ResponseHead {
   contentLength: number
   /** Whether content follows at all. */
   hasBody: boolean
+  /** Whether the head is the whole response, whatever its fields say of content. RFC 9112, 6.3. */
+  isWhole: boolean
 }
 
 /**
@@ -64,27 +66,24 @@ export function buildResponseHead (method: string, statusCode: number, statusMes
   const nominated = nominatedFields(connection)
   if (nominated !== null) removeNominated(headers, nominated)
   if (via !== null) headers.push('Via', `1.1 ${via}`)
-  const hasBody = method !== 'HEAD' && statusCode !== 204 && statusCode !== 304 && contentLength !== 0
-  return { statusCode, statusMessage: phrase(statusMessage), headers, contentLength, hasBody }
-}
-
-/**
- * A reason phrase as characters of one byte. undici reads it as UTF-8, in which any other character
- * can be put back; what was no UTF-8 cannot.
- */
-function phrase (text: string): string {
-  if (/^[\t\x20-\x7e]*$/.test(text)) return text
-  return latin1(Buffer.from(text)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
+  const isWhole = method === 'HEAD' || statusCode === 204 || statusCode === 304
+  const hasBody = !isWhole && contentLength !== 0
+  return { statusCode, statusMessage, headers, contentLength, hasBody, isWhole }
 }
 
 /** The fields of an interim response (1xx) that may be sent on. */
 export function buildInterimHeaders (raw: Buffer[]): string[] {
   const headers: string[] = []
+  let connection: string | undefined
   for (let i = 0; i < raw.length; i += 2) {
     const name = latin1(raw[i])
+    const value = latin1(raw[i + 1])
     const kind = kindOf(name)
-    if (kind === Kind.PASS || kind === Kind.LOCATION) headers.push(name, latin1(raw[i + 1]))
+    if (kind === Kind.PASS || kind === Kind.LOCATION) headers.push(name, value)
+    else if (kind === Kind.CONNECTION) connection = connection === undefined ? value : `${connection}, ${value}`
   }
+  const nominated = nominatedFields(connection)
+  if (nominated !== null) removeNominated(headers, nominated)
   return headers
 }
 

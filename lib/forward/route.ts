@@ -1,23 +1,25 @@
-import type { RouteOptions, UpstreamChoice } from '../../types/index.ts'
+import type { OnError, RouteOptions, UpstreamChoice } from '../../types/index.ts'
 import type { Upstream } from '../upstream.ts'
-import { prefixRule, type PrefixRule } from './prefix.ts'
+import { prefixRule, type PrefixRule, type RouterWays } from './prefix.ts'
 import { settingsOf, type Settings } from './settings.ts'
 
 /** A declared route, with what can be worked out before a request comes. */
 export class Route {
   readonly upstream: UpstreamChoice | undefined
+  readonly onError: OnError | undefined
   readonly #options: RouteOptions
   readonly #prefix: PrefixRule
   readonly #settings = new WeakMap<Upstream, Settings>()
 
   /**
    * @param prefix the whole prefix, with those of the scopes it is in
-   * @param mergeSlashes whether the router takes several slashes for one
+   * @param router what the router takes for the same
    */
-  constructor (options: RouteOptions, prefix: string, mergeSlashes: boolean) {
+  constructor (options: RouteOptions, prefix: string, router: RouterWays) {
     this.upstream = options.upstream
+    this.onError = options.onError
     this.#options = options
-    this.#prefix = prefixRule(prefix, options.rewritePrefix ?? '', mergeSlashes)
+    this.#prefix = prefixRule(prefix, options.rewritePrefix ?? '', router)
   }
 
   settingsFor (upstream: Upstream): Settings {

@@ -1,4 +1,4 @@
-import type { ForwardOptions, OnError, OnResponse, RewriteHeaders, RewriteRequestHeaders, Timeouts } from '../../types/index.ts'
+import type { ForwardOptions, OnResponse, RewriteHeaders, RewriteRequestHeaders, Timeouts } from '../../types/index.ts'
 import type { Upstream } from '../upstream.ts'
 import type { PrefixRule } from './prefix.ts'
 
@@ -9,7 +9,6 @@ export interface Settings {
   rewriteRequestHeaders: RewriteRequestHeaders | undefined
   rewriteHeaders: RewriteHeaders | undefined
   onResponse: OnResponse | undefined
-  onError: OnError | undefined
   signal: AbortSignal | undefined
   path: string | undefined
   /** How the route's prefix is replaced; `null` where there is no route of ours. */
@@ -20,16 +19,15 @@ export interface Settings {
 
 /** Joins the options of a route or a call to those of the upstream. Done once for a route. */
 export function settingsOf (upstream: Upstream, options: ForwardOptions, prefix: PrefixRule | null = null, mapBack = false): Settings {
-  if (options.timeout !== undefined) {
-    for (const timeout of Object.values(options.timeout)) upstream.deadlines.allowFor(timeout)
-  }
+  // What is given as undefined is as the upstream says.
+  const overrides = Object.entries(options.timeout ?? {}).filter(([, timeout]) => timeout !== undefined)
+  for (const [, timeout] of overrides) upstream.deadlines.allowFor(timeout)
   return {
-    timeouts: options.timeout === undefined ? upstream.timeouts : { ...upstream.timeouts, ...options.timeout },
+    timeouts: overrides.length === 0 ? upstream.timeouts : { ...upstream.timeouts, ...Object.fromEntries(overrides) },
     preserveHost: options.preserveHost ?? upstream.preserveHost,
     rewriteRequestHeaders: options.rewriteRequestHeaders,
     rewriteHeaders: options.rewriteHeaders,
     onResponse: options.onResponse,
-    onError: options.onError,
     signal: options.signal,
     path: options.path,
     prefix,

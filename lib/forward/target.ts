@@ -1,3 +1,4 @@
+import { isIPv6 } from 'node:net'
 import { proxyError } from '../errors.ts'
 
 /** What a request line asks for. */
@@ -41,6 +42,7 @@ export function parseTarget (target: string, method: string): Target {
  * dot segments in any disguise, a second slash in front, backslashes, fragments, NUL.
  */
 export function assertCanonical (target: string): void {
+  if (target.charCodeAt(0) !== 0x2f) throw ambiguous('no slash in front')
   if (!SUSPICIOUS.test(target)) return
   const query = target.indexOf('?')
   let path = query === -1 ? target : target.slice(0, query)
@@ -48,7 +50,8 @@ export function assertCanonical (target: string): void {
   for (let decoding = 0; decoding < MAX_DECODINGS; decoding++) {
     if (/^[/\\]{2}/.test(path)) throw ambiguous('more than one slash in front')
     if (path.includes('\0')) throw ambiguous('an encoded NUL')
-    for (const segment of path.split(/[/\\]/)) {
+    if (path.includes('\\')) throw ambiguous('an encoded backslash')
+    for (const segment of path.split('/')) {
       const name = segment.split(';', 1)[0]
       if (name === '.' || name === '..') throw ambiguous('dot segments')
     }
@@ -59,11 +62,21 @@ export function assertCanonical (target: string): void {
   throw ambiguous('too many layers of encoding')
 }
 
+/** The authority of an absolute-form target; `undefined` for any other. */
+export function authorityOf (target: string): string | undefined {
+  return ABSOLUTE.exec(target)?.[1]
+}
+
 function ambiguous (what: string): Error {
   return proxyError('BAD_REQUEST', undefined, `its path has ${what}`)
 }
 
+const NAME = /^(?:[a-z0-9\-._~!$&'()*+,;=]|%[0-9a-f]{2})+(?::\d{0,5})?$/i
+const IP_LITERAL = /^\[([^\]]+)\](?::\d{0,5})?$/
+
 /** Whether a value can stand in `Host`: a name, an IPv4 or IPv6 address, and perhaps a port. RFC 9112, 3.2; RFC 3986, 3.2.2. */
 export function isAuthority (value: string): boolean {
-  return /^(?:[a-z0-9\-._~!$&'()*+,;=%]+|\[[0-9a-f:.]+\])(?::\d{0,5})?$/i.test(value)
+  if (NAME.test(value)) return true
+  const literal = IP_LITERAL.exec(value)?.[1]
+  return literal !== undefined && (isIPv6(literal) || /^v[0-9a-f]+\.[a-z0-9\-._~!$&'()*+,;=:]+$/i.test(literal))
 }

@@ -7,6 +7,8 @@ export interface UploadListener {
   onUploadProgress (): void
   /** The last byte has come. */
   onUploadEnd (): void
+  /** No more will come, and some are missing. */
+  onUploadFailed (error: Error): void
 }
 
 /**
@@ -29,12 +31,14 @@ export class Upload extends Readable {
     this.push(null)
   }
 
-  readonly #onClose = (): void => {
-    if (!this.readableEnded && !this.#source.readableEnded) this.destroy(new Error('the client went away while it sent its request'))
+  readonly #onError = (error: Error): void => {
+    // Told first, so that the backend is not blamed for what undici makes of it.
+    this.#listener.onUploadFailed(error)
+    this.destroy(error)
   }
 
-  readonly #onError = (error: Error): void => {
-    this.destroy(error)
+  readonly #onClose = (): void => {
+    if (!this.readableEnded && !this.#source.readableEnded) this.#onError(new Error('the request ended before its body did'))
   }
 
   constructor (source: Readable, listener: UploadListener) {
@@ -43,6 +47,8 @@ export class Upload extends Readable {
     this.#listener = listener
     // Whoever gives the upload up has said so where it matters.
     this.on('error', () => {})
+    // Node asks whether anybody listens a tick before it emits, by when this may have let go.
+    source.on('error', () => {})
     source.on('end', this.#onEnd).on('close', this.#onClose).on('error', this.#onError)
   }
 
@@ -70,9 +76,9 @@ export class Upload extends Readable {
 
 /**
  * The whole body, where it has already come and is small: sent in one piece with the head, and kept for a second try.
- * Read a tick after the head, by when Node has parsed all that came in the same packet.
+ * Asked for a tick after the head, by when Node has parsed the bytes that came in the same packet.
  */
 export function takeWholeBody (raw: IncomingMessage, contentLength: number): Buffer | null {
-  if (contentLength < 0 || raw.readableLength !== contentLength || !raw.complete) return null
+  if (raw.readableLength !== contentLength) return null
   return raw.read() as Buffer | null
 }

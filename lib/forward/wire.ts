@@ -1,5 +1,5 @@
-import { STATUS_CODES, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
-import type { ServerHttp2Stream } from 'node:http2'
+import { STATUS_CODES, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
+import { constants, type ServerHttp2Stream } from 'node:http2'
 import { toRecord } from './header-record.ts'
 
 /**
@@ -16,16 +16,42 @@ export function writeInterim (res: ServerResponse, statusCode: number, headers: 
   const { req } = res
   if (req.httpVersionMajor === 1 && req.httpVersionMinor === 0) return
   const raw = res as unknown as { _writeRaw?: (head: string, encoding: string) => void }
-  if (raw._writeRaw === undefined || res.headersSent) return
+  // Behind another response on its connection, Node would send it after the final head: there it is left out.
+  if (raw._writeRaw === undefined || res.headersSent || res.socket === null) return
   let head = `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode] ?? ''}\r\n`
   for (let i = 0; i < headers.length; i += 2) head += `${headers[i]}: ${headers[i + 1]}\r\n`
   raw._writeRaw(`${head}\r\n`, 'latin1')
 }
 
-/** Writes a head whose names, order and repetitions are those given. */
+/** Writes a head whose names, order and repetitions are those given. No header may have been set on the response. */
 export function writeHead (res: ServerResponse, statusCode: number, statusMessage: string, headers: string[]): void {
   if (isHttp2(res)) res.writeHead(statusCode, toRecord(headers) as OutgoingHttpHeaders)
-  else res.writeHead(statusCode, statusMessage, headers)
+  else if (forgetSetHeaders(res)) res.writeHead(statusCode, statusMessage, headers)
+  else {
+    for (let i = 0; i < headers.length; i += 2) res.appendHeader(headers[i], headers[i + 1])
+    res.writeHead(statusCode, statusMessage)
+  }
+}
+
+let kOutHeaders: symbol | undefined
+
+/**
+ * Where a header was ever set on a response, and be it taken off again, Node writes each name once. It has no method
+ * to make it forget; where it cannot be made to, the answer is false, and fields are only grouped by name.
+ */
+function forgetSetHeaders (res: ServerResponse): boolean {
+  kOutHeaders ??= Object.getOwnPropertySymbols(res).find(({ description }) => description === 'kOutHeaders')
+  // A response of light-my-request, which Fastify's inject() uses, is read by its set headers alone.
+  if (kOutHeaders === undefined || !(kOutHeaders in res) || '_lightMyRequest' in res) return false
+  // What Node remembers of a length or coding taken off would leave the content without framing.
+  Object.assign(res, { [kOutHeaders]: null, _removedTE: false, _removedContLen: false, _contentLength: null })
+  return true
+}
+
+/** Sends the head before any content. Node's `flushHeaders()` writes it as UTF-8, which its bytes are not. */
+export function flushHead (res: ServerResponse): void {
+  if (isHttp2(res)) res.flushHeaders()
+  else res.write('', 'latin1')
 }
 
 /** Trailers for the end of the content. Before `end()`. */
@@ -36,7 +62,23 @@ export function addTrailers (res: ServerResponse, trailers: string[]): void {
   res.addTrailers(pairs)
 }
 
-/** Whether a response is one of Node's HTTP/2 compatibility layer. */
-export function isHttp2 (res: ServerResponse): boolean {
-  return res.req.httpVersionMajor === 2
+/** Whether a message is one of Node's HTTP/2 compatibility layer. */
+export function isHttp2 (message: IncomingMessage | ServerResponse): boolean {
+  return 'stream' in message
+}
+
+/** Ends an answer so that nobody takes it for whole. */
+export function cutOff (res: ServerResponse): void {
+  const { stream } = res as { stream?: ServerHttp2Stream }
+  const { socket } = res
+  if (stream !== undefined) stream.close(constants.NGHTTP2_INTERNAL_ERROR)
+  // To a client of HTTP/1.0 the end of the connection is the end of the content: only a reset is none.
+  else if (!res.chunkedEncoding && res.req.httpVersionMinor === 0 && socket !== null && !('encrypted' in socket)) socket.resetAndDestroy()
+  else res.destroy()
+}
+
+/** Whether nothing more can be written to the client, for whatever reason. */
+export function isOver (res: ServerResponse): boolean {
+  const { stream } = res as { stream?: ServerHttp2Stream }
+  return stream === undefined ? res.destroyed || res.req.socket.destroyed : stream.destroyed
 }

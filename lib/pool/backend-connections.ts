@@ -1,6 +1,6 @@
 import { buildConnector, Dispatcher, type Client } from 'undici'
 import type { BackendPoolStats, PoolOptions } from '../../types/index.ts'
-import { Connection, type ConnectionOwner } from './connection.ts'
+import { Connection, type ConnectionOwner, type PooledHandler } from './connection.ts'
 
 interface Waiting {
   options: Dispatcher.DispatchOptions
@@ -32,6 +32,7 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   readonly #waiting: Waiting[] = []
   #closing: Promise<void> | null = null
   #onEmpty: (() => void) | null = null
+  #destroyed: Error | null = null
 
   constructor (origin: string, options: Required<PoolOptions>) {
     super()
@@ -51,6 +52,10 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   }
 
   override dispatch (options: FreshDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    if (this.#destroyed !== null) {
+      handler.onError?.(this.#destroyed)
+      return false
+    }
     this.requests++
     const connection = this.#acquire(options.fresh === true)
     if (connection === null) {
@@ -61,13 +66,17 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
     return true
   }
 
-  /** Forgets a request that still waits for a connection; false when it does not wait. */
-  cancel (handler: Dispatcher.DispatchHandler): boolean {
+  /** Forgets a request: it leaves the queue, or its connection is closed, whether it is made or still being made. */
+  cancel (handler: PooledHandler): void {
     const at = this.#waiting.findIndex(waiting => waiting.handler === handler)
-    if (at === -1) return false
-    this.#waiting.splice(at, 1)
+    if (at !== -1) this.#waiting.splice(at, 1)
+    const { connection } = handler
+    if (connection !== null && this.#all.delete(connection)) {
+      connection.destroy().catch(() => {})
+      const next = this.#waiting.shift()
+      if (next !== undefined) this.#assign(this.#open(), next.options, next.handler)
+    }
     this.#closeIfEmpty()
-    return true
   }
 
   stats (): BackendPoolStats {
@@ -87,11 +96,11 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
 
   /** Lets the requests it has finish, then closes every connection. */
   override close (callback?: () => void): Promise<void> & void {
-    this.#closing ??= new Promise<void>(resolve => {
-      this.#onEmpty = resolve
+    if (this.#closing === null) {
+      this.#closing = new Promise<void>(resolve => { this.#onEmpty = resolve })
       for (const connection of [...this.#idle]) this.#discard(connection)
       this.#closeIfEmpty()
-    })
+    }
     if (callback !== undefined) this.#closing.then(callback)
     return this.#closing as Promise<void> & void
   }
@@ -99,8 +108,9 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   /** Fails the requests it has and closes every connection at once. */
   override destroy (reason?: unknown, callback?: unknown): Promise<void> & void {
     const error = reason instanceof Error ? reason : new Error('the connection pool was closed')
+    this.#destroyed ??= error
     for (const { handler } of this.#waiting.splice(0)) handler.onError?.(error)
-    const closed = Promise.all([...this.#all].map(connection => connection.client.destroy(error)))
+    const closed = Promise.all([...this.#all].map(connection => connection.destroy(error)))
     this.#all.clear()
     this.#idle.length = 0
     const done = closed.then(() => this.#onEmpty?.())

@@ -1,9 +1,9 @@
-import type { Socket } from 'node:net'
+import { isIP, type Socket } from 'node:net'
 import { Client, type Dispatcher, type buildConnector } from 'undici'
-import { filterContinue, type InterimListener } from './interim.ts'
+import { watchHeads, type HeadListener } from './response-head.ts'
 
 /** A dispatch handler that wants to know the connection it is served by. */
-export interface PooledHandler extends Dispatcher.DispatchHandler, InterimListener {
+export interface PooledHandler extends Dispatcher.DispatchHandler, HeadListener {
   connection: Connection | null
   /** Whether it has ended, well or not. */
   readonly settled: boolean
@@ -26,16 +26,23 @@ export class Connection {
   /** Whether a request is on it, or waits for it to connect. */
   busy = false
   readonly #owner: ConnectionOwner
+  #connecting: Socket | null = null
+  #retired = false
   #handler: PooledHandler | null = null
 
   constructor (origin: string, options: Client.Options, connect: buildConnector.connector, owner: ConnectionOwner) {
     this.client = new Client(origin, {
       ...options,
-      connect: (target, callback) => connect(target, (error, socket) => {
-        if (socket === null || error !== null) return callback(error as Error, null)
-        this.#adopt(socket)
-        callback(null, socket)
-      })
+      // TLS knows no addresses for names (RFC 6066, 3): there the certificate is checked against the address itself.
+      connect: (target, callback) => {
+        // Typed as giving nothing, it gives the socket it connects.
+        this.#connecting = (connect as (...args: Parameters<typeof connect>) => unknown)(isIP(target.servername ?? '') === 0 ? target : { ...target, servername: undefined }, (error, socket) => {
+          this.#connecting = null
+          if (socket === null || error !== null) return callback(error as Error, null)
+          this.#adopt(socket)
+          callback(null, socket)
+        }) as Socket
+      }
     })
     this.client
       .on('connect', () => owner.onConnected(this))
@@ -48,8 +55,14 @@ export class Connection {
     this.#owner = owner
   }
 
+  /** Whether it can carry a request, now or after the present one. */
   get connected (): boolean {
-    return this.socket !== null && !this.socket.destroyed
+    return !this.#retired && this.socket !== null && !this.socket.destroyed
+  }
+
+  /** Lets it finish what it has, and then close. */
+  retire (): void {
+    this.#retired = true
   }
 
   dispatch (options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): void {
@@ -61,6 +74,12 @@ export class Connection {
     this.client.dispatch(options, handler)
     // A request that undici refuses to take at all fails at once and is never followed by a 'drain'.
     if (isPooled(handler) ? handler.settled : this.client.stats.size === 0) this.#free()
+  }
+
+  /** Closes it at once, connected or not. undici alone would connect again for a request that has been given up. */
+  async destroy (error = new Error('the connection was given up')): Promise<void> {
+    this.#connecting?.destroy(error)
+    await this.client.destroy(error)
   }
 
   /** Counts a request that is about to be written; true when the socket has carried another before. */
@@ -91,7 +110,7 @@ export class Connection {
   #adopt (socket: Socket): void {
     this.socket = socket
     this.served = 0
-    filterContinue(socket, () => this.#handler)
+    watchHeads(socket, () => this.#handler)
   }
 }
 

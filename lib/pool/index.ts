@@ -5,6 +5,7 @@ import { ConnectionPool } from './connection-pool.ts'
 
 export { BackendConnections } from './backend-connections.ts'
 export { ConnectionPool } from './connection-pool.ts'
+export { reasonPhrase } from './response-head.ts'
 export type { Connection, PooledHandler } from './connection.ts'
 
 /** The pool that an option means: made from its options, or the instance itself. Throws `INVALID_OPTIONS`. */

@@ -45,7 +45,7 @@ export class Wire {
     let message: Message | null = null
     await until(() => {
       message = parseMessage(this.received.slice(from), method)
-      return message !== null || this.closed
+      return message !== null || this.closed || this.ended
     })
     message ??= parseMessage(this.received.slice(from), method, true)
     if (message === null) throw new Error(`the connection closed without a response: ${JSON.stringify(this.received.slice(from))}`)
