@@ -1,6 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import type { ServerResponse } from 'node:http'
-import { addTrailers, cutOff, flushHead, isHttp2, writeHead } from './wire.ts'
+import { addTrailers, cutOff, endWithText, flushHead, isHttp2, writeHead } from './wire.ts'
 import { latin1 } from './latin1.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
@@ -52,7 +52,7 @@ export class RawReply implements Sink {
     this.#held = null
     if (this.#takesTrailers && trailers.length > 0) addTrailers(res, trailers)
     if (held === null) res.end()
-    else if (held.length <= SHORT && !isHttp2(res)) res.end(latin1(held), 'latin1')
+    else if (held.length <= SHORT && !isHttp2(res)) endWithText(res, latin1(held))
     else res.end(held)
   }
 
