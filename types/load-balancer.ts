@@ -2,6 +2,7 @@ import { Type, type Static, type TProperties } from '@sinclair/typebox'
 import type { FastifyRequest } from 'fastify'
 import type { Backend } from './backend.ts'
 import type { Clock } from './clock.ts'
+import { HashKeySchema } from './hash-key.ts'
 import type { Outcome } from './outcome.ts'
 
 /** What a load balancer may look at. Valid only during the call. */
@@ -28,13 +29,20 @@ export interface LoadBalancer {
   /**
    * Chooses one of `available`, or nothing. May be async; a throw or rejection answers the request with 503.
    * @param available those that can take the request, in the order they were added; never empty, never to be changed;
-   * the very array that `rebuild` was given last
+   * the very array that `rebuild` was given last (but see `fork`)
    */
   select (available: readonly Backend[], context: SelectContext): Backend | undefined | Promise<Backend | undefined>
   /** Hears of the result of every attempt, once. */
   settle? (backend: Backend, outcome: Outcome): void
   /** Hears of a new set of available backends or of changed weights, before the next `select`. */
   rebuild? (available: readonly Backend[]): void
+  /**
+   * A new balancer like this one. Where backends are chosen from in groups (priorities, zones, subsets) each group then has one of its
+   * own; without it one serves all, `rebuild` gets the backends of all groups, and `select` those of the group.
+   */
+  fork? (): LoadBalancer
+  /** What `select` would choose, changing nothing: for `explain()`. Left out, `explain()` cannot tell. */
+  peek? (available: readonly Backend[], context: SelectContext): Backend | undefined | Promise<Backend | undefined>
 }
 
 /** A load balancer that is no more than its choice. May be async; a throw or rejection answers the request with 503. */
@@ -47,24 +55,7 @@ export interface BalancerEnv {
   readonly random: () => number
 }
 
-/** What a hash policy hashes: requests with the same key go to the same backend. */
-export type HashKey = 'ip' | 'path' | { header: string } | { cookie: string } | { query: string } | ((context: SelectContext) => string | undefined)
-
-const name = (description: string) => Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$', description, expected: 'a name' })
-const one = <Properties extends TProperties>(properties: Properties) => Type.Object(properties, { additionalProperties: false })
-
-const key = Type.Optional(Type.Unsafe<HashKey>(Type.Union([
-  Type.Literal('ip'),
-  Type.Literal('path'),
-  one({ header: name('Name of a header.') }),
-  one({ cookie: name('Name of a cookie.') }),
-  one({ query: Type.String({ minLength: 1, description: 'Name of a query parameter.' }) }),
-  Type.Function([], Type.Unknown())
-], {
-  default: 'ip',
-  description: 'What is hashed; requests with the same key go to the same backend. `\'ip\'` is the client\'s address (by Fastify\'s `trustProxy`), `\'path\'` the path without its query; a function gets the `SelectContext`.',
-  expected: "'ip', 'path', { header }, { cookie }, { query } or a function"
-})))
+const key = Type.Optional(HashKeySchema('What is hashed; requests with the same key go to the same backend.', { default: 'ip' }))
 
 const missing = Type.Optional(Type.Union([Type.Literal('random'), Type.Literal('ip')], {
   default: 'random',

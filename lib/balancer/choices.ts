@@ -18,6 +18,8 @@ export abstract class Choices implements LoadBalancer {
     this.sampler = new Sampler(random)
   }
 
+  abstract fork (): LoadBalancer
+
   /** Whether one backend has less load than another. (Not a number for each: one that is no whole number would be allocated.) */
   protected abstract isLighter (index: number, than: number): boolean
 
@@ -37,5 +39,10 @@ export abstract class Choices implements LoadBalancer {
       if (this.isLighter(other, chosen)) chosen = other
     }
     return available[chosen]
+  }
+
+  /** Chance aside, choosing changes nothing. */
+  peek (available: readonly Backend[], context: SelectContext): Backend | undefined {
+    return this.select(available, context)
   }
 }

@@ -8,4 +8,9 @@ export class FunctionBalancer implements LoadBalancer {
   constructor (select: SelectFunction) {
     this.select = select
   }
+
+  /** A function has nothing but itself to be asked. */
+  peek (...asked: Parameters<SelectFunction>): ReturnType<SelectFunction> {
+    return this.select(...asked)
+  }
 }

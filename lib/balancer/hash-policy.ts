@@ -1,10 +1,12 @@
 import type { Backend, BalancerEnv, HashOptions, LoadBalancer, SelectContext } from '../../types/index.ts'
 import { BoundedLoad } from './bounded-load.ts'
 import { bitsOf } from './fast-random.ts'
-import { hashText, rehash } from './hash.ts'
+import { fractionOf, hashText, rehash } from './hash.ts'
 import { clientAddress, keyReader, type KeyReader } from './hash-key.ts'
 import { weightsOf, type Weights } from './weights.ts'
 
+/** Tells the hash that draws a group from those that draw a backend. */
+const POINT = 0x9e37
 /** Further hashes of a key that are tried before the backends are looked through. */
 const PROBES = 32
 
@@ -33,6 +35,8 @@ export abstract class HashPolicy implements LoadBalancer {
     this.#bits = bitsOf(random)
   }
 
+  abstract fork (): LoadBalancer
+
   /** Makes ready for choosing among backends. */
   protected abstract prepare (available: readonly Backend[], weights: Weights, identities: Identities): void
   /** The index of the backend that a hash maps to; of 32 bits, with a sign. */
@@ -46,7 +50,18 @@ export abstract class HashPolicy implements LoadBalancer {
     this.#bound?.rebuild(available, this.#weights)
   }
 
+  /** A number of at least 0 and below 1 that is the same for the same key. */
+  point (context: SelectContext): number {
+    return fractionOf(rehash(this.#hashOf(context), POINT))
+  }
+
   select (available: readonly Backend[], context: SelectContext): Backend | undefined {
+    const chosen = this.peek(available, context)
+    if (chosen !== undefined) this.#bound?.chosen()
+    return chosen
+  }
+
+  peek (available: readonly Backend[], context: SelectContext): Backend | undefined {
     const { tried } = context
     const hash = this.#hashOf(context)
     const bound = this.#bound
@@ -55,7 +70,6 @@ export abstract class HashPolicy implements LoadBalancer {
       index = this.#overflow(available, tried, hash)
       if (index === -1) return undefined
     }
-    bound?.chosen()
     return available[index]
   }
 

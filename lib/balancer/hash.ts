@@ -30,6 +30,11 @@ export function hashText (text: string, seed = 0): number {
   return (all < 0x80 ? xxh.h32Raw(views[length], seed) : xxh.h32(text, seed)) | 0
 }
 
+/** A hash as a number of at least 0 and below 1. */
+export function fractionOf (hash: number): number {
+  return (hash >>> 0) / 0x1_0000_0000
+}
+
 /** Another hash from one, and from the number of it. Source: the finalizer of MurmurHash3. */
 export function rehash (hash: number, number: number): number {
   let mixed = hash + Math.imul(number, 0x9e3779b1)

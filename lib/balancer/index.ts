@@ -1,8 +1,9 @@
 import { BalancerSchema } from '../../types/index.ts'
-import type { BalancerEnv, BalancerInput, BalancerType, LoadBalancer } from '../../types/index.ts'
+import type { BalancerEnv, BalancerInput, BalancerType, LoadBalancer, SelectContext } from '../../types/index.ts'
 import { resolveOptions } from '../options.ts'
 import { systemEnv } from './env.ts'
 import { FunctionBalancer } from './function.ts'
+import { HashPolicy } from './hash-policy.ts'
 import { IpHash } from './ip-hash.ts'
 import { LeastRequests } from './least-requests.ts'
 import { Maglev } from './maglev.ts'
@@ -13,7 +14,9 @@ import { Rendezvous } from './rendezvous.ts'
 import { RingHash } from './ring-hash.ts'
 import { RoundRobin } from './round-robin.ts'
 
-export { hashReady } from './hash.ts'
+export { fastRandom } from './fast-random.ts'
+export { fractionOf, hashReady, hashText } from './hash.ts'
+export { keyReader, type KeyReader } from './hash-key.ts'
 export { FunctionBalancer, IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin }
 
 type Policy = new (options: never, env: BalancerEnv) => LoadBalancer
@@ -47,6 +50,11 @@ export function balancerFactory (input: BalancerInput, env: BalancerEnv = system
   const options = typeof option === 'string' ? { type: option } : option
   const Policy = policies[options.type]
   return () => new Policy(options as never, env)
+}
+
+/** Where the key of a request draws it, 0 to 1, by a policy that goes by keys. */
+export function pointOf (balancer: LoadBalancer, context: SelectContext): number | undefined {
+  return balancer instanceof HashPolicy ? balancer.point(context) : undefined
 }
 
 function always (balancer: LoadBalancer): () => LoadBalancer {

@@ -13,17 +13,25 @@ export class LeastRequests extends Choices {
   readonly type = 'least-requests'
   readonly #fullScanLimit: number
   readonly #bias: number
+  readonly #choices: number
+  readonly #env: BalancerEnv
   readonly #bits: () => number
   /** Indexes of those with the least load; kept to be used again. */
   #least: Uint32Array = new Uint32Array(0)
 
   /** Throws `INVALID_OPTIONS`. */
-  constructor (options: Partial<LeastRequestsOptions> = {}, { random }: BalancerEnv = systemEnv) {
+  constructor (options: Partial<LeastRequestsOptions> = {}, env: BalancerEnv = systemEnv) {
     const { fullScanLimit, choices, bias } = resolveOptions<Required<LeastRequestsOptions>>(LeastRequestsSchema, { ...options, type: 'least-requests' }, 'options')
-    super(choices, random)
-    this.#bits = bitsOf(random)
+    super(choices, env.random)
+    this.#env = env
+    this.#choices = choices
+    this.#bits = bitsOf(env.random)
     this.#fullScanLimit = fullScanLimit
     this.#bias = bias
+  }
+
+  fork (): LeastRequests {
+    return new LeastRequests({ fullScanLimit: this.#fullScanLimit, choices: this.#choices, bias: this.#bias }, this.#env)
   }
 
   override rebuild (available: readonly Backend[]): void {

@@ -11,6 +11,8 @@ import type { Weights } from './weights.ts'
  */
 export class Maglev extends HashPolicy {
   readonly type = 'maglev'
+  readonly #options: Required<MaglevOptions>
+  readonly #env: BalancerEnv
   readonly #size: number
   #table: Int32Array = new Int32Array(0)
 
@@ -18,7 +20,13 @@ export class Maglev extends HashPolicy {
   constructor (options: Partial<MaglevOptions> = {}, env: BalancerEnv = systemEnv) {
     const resolved = resolveOptions<Required<MaglevOptions>>(MaglevSchema, { ...options, type: 'maglev' }, 'options')
     super(resolved, env)
+    this.#options = resolved
+    this.#env = env
     this.#size = primeFrom(resolved.tableSize)
+  }
+
+  fork (): Maglev {
+    return new Maglev(this.#options, this.#env)
   }
 
   protected prepare (available: readonly Backend[], { values, total }: Weights, { first, second }: Identities): void {

@@ -7,11 +7,17 @@ import { systemEnv } from './env.ts'
 /** Draws two and chooses the one with fewer requests in flight for its weight. */
 export class P2c extends Choices {
   readonly type = 'p2c'
+  readonly #env: BalancerEnv
 
   /** Throws `INVALID_OPTIONS`. */
-  constructor (options: Partial<P2cOptions> = {}, { random }: BalancerEnv = systemEnv) {
+  constructor (options: Partial<P2cOptions> = {}, env: BalancerEnv = systemEnv) {
     resolveOptions(P2cSchema, { ...options, type: 'p2c' }, 'options')
-    super(2, random)
+    super(2, env.random)
+    this.#env = env
+  }
+
+  fork (): P2c {
+    return new P2c({}, this.#env)
   }
 
   protected isLighter (index: number, than: number): boolean {

@@ -25,6 +25,7 @@ interface Latency {
  */
 export class PeakEwma extends Choices {
   readonly type = 'peak-ewma'
+  readonly #env: BalancerEnv
   readonly #clock: Clock
   readonly #decay: number
   readonly #penalty: number
@@ -41,13 +42,18 @@ export class PeakEwma extends Choices {
   #base: number
 
   /** Throws `INVALID_OPTIONS`. */
-  constructor (options: Partial<PeakEwmaOptions> = {}, { clock, random }: BalancerEnv = systemEnv) {
+  constructor (options: Partial<PeakEwmaOptions> = {}, env: BalancerEnv = systemEnv) {
     const { decay, penalty } = resolveOptions<Required<PeakEwmaOptions>>(PeakEwmaSchema, { ...options, type: 'peak-ewma' }, 'options')
-    super(2, random)
-    this.#clock = clock
+    super(2, env.random)
+    this.#env = env
+    this.#clock = env.clock
     this.#decay = decay
     this.#penalty = penalty
-    this.#base = clock.now()
+    this.#base = env.clock.now()
+  }
+
+  fork (): PeakEwma {
+    return new PeakEwma({ decay: this.#decay, penalty: this.#penalty }, this.#env)
   }
 
   override rebuild (available: readonly Backend[]): void {

@@ -9,11 +9,17 @@ import { weightsOf } from './weights.ts'
 export class Random implements LoadBalancer {
   readonly type = 'random'
   readonly #sampler: Sampler
+  readonly #env: BalancerEnv
 
   /** Throws `INVALID_OPTIONS`. */
-  constructor (options: Partial<RandomOptions> = {}, { random }: BalancerEnv = systemEnv) {
+  constructor (options: Partial<RandomOptions> = {}, env: BalancerEnv = systemEnv) {
     resolveOptions(RandomSchema, { ...options, type: this.type }, 'options')
-    this.#sampler = new Sampler(random)
+    this.#sampler = new Sampler(env.random)
+    this.#env = env
+  }
+
+  fork (): Random {
+    return new Random({}, this.#env)
   }
 
   rebuild (available: readonly Backend[]): void {
@@ -23,5 +29,10 @@ export class Random implements LoadBalancer {
   select (available: readonly Backend[], { tried }: SelectContext): Backend | undefined {
     const sampler = this.#sampler
     return tried === null ? available[sampler.draw()] : available[sampler.drawUntried(available, tried)]
+  }
+
+  /** Chance aside, choosing changes nothing. */
+  peek (available: readonly Backend[], context: SelectContext): Backend | undefined {
+    return this.select(available, context)
   }
 }

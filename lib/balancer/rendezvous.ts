@@ -13,13 +13,20 @@ import { weightsOf, type Weights } from './weights.ts'
  */
 export class Rendezvous extends HashPolicy {
   readonly type = 'rendezvous'
+  readonly #fork: () => Rendezvous
   #weights: Weights = weightsOf([])
   #first: Uint32Array = new Uint32Array(0)
   #second: Uint32Array = new Uint32Array(0)
 
   /** Throws `INVALID_OPTIONS`. */
   constructor (options: Partial<RendezvousOptions> = {}, env: BalancerEnv = systemEnv) {
-    super(resolveOptions<Required<HashOptions>>(RendezvousSchema, { ...options, type: 'rendezvous' }, 'options'), env)
+    const resolved = resolveOptions<Required<RendezvousOptions>>(RendezvousSchema, { ...options, type: 'rendezvous' }, 'options')
+    super(resolved as Required<HashOptions>, env)
+    this.#fork = () => new Rendezvous(resolved, env)
+  }
+
+  fork (): Rendezvous {
+    return this.#fork()
   }
 
   protected prepare (_available: readonly Backend[], weights: Weights, { first, second }: Identities): void {

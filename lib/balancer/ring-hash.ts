@@ -18,6 +18,7 @@ const STRIDE = 0x5bd1e995
 export class RingHash extends HashPolicy {
   readonly type: string = 'ring-hash'
   readonly #options: Required<RingHashOptions>
+  readonly #env: BalancerEnv
   readonly #probes: number
   readonly #ring = new Ring()
   #available: readonly Backend[] = []
@@ -27,7 +28,12 @@ export class RingHash extends HashPolicy {
     const resolved = resolveOptions<Required<RingHashOptions>>(RingHashSchema, { ...options, type: 'ring-hash' }, 'options')
     super(resolved, env)
     this.#options = resolved
+    this.#env = env
     this.#probes = resolved.probes
+  }
+
+  fork (): RingHash {
+    return new RingHash(this.#options, this.#env)
   }
 
   protected prepare (available: readonly Backend[], weights: Weights, identities: Identities): void {

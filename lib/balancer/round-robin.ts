@@ -56,6 +56,21 @@ export class RoundRobin implements LoadBalancer {
     return this.#weights.equal ? this.#selectNext(available, tried) : this.#selectWeighted(available, tried)
   }
 
+  fork (): RoundRobin {
+    return new RoundRobin({ type: this.type })
+  }
+
+  /** Whose turn it is. */
+  peek (available: readonly Backend[], context: SelectContext): Backend | undefined {
+    const next = this.#next
+    const credit = this.#credit
+    this.#credit = credit.slice()
+    const chosen = this.select(available, context)
+    this.#next = next
+    this.#credit = credit
+    return chosen
+  }
+
   #selectNext (available: readonly Backend[], tried: readonly Backend[] | null): Backend | undefined {
     for (let looked = 0; looked < available.length; looked++) {
       if (this.#next >= available.length) this.#next = 0

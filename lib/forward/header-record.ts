@@ -1,3 +1,4 @@
+import type { FastifyRequest } from 'fastify'
 import { proxyError } from '../errors.ts'
 import type { HeaderRecord } from '../../types/index.ts'
 
@@ -19,8 +20,13 @@ export function toRecord (headers: readonly string[]): HeaderRecord {
   return record
 }
 
+/** A header of the client's request; of the one that is sent where there is no client. By its name in lower case. */
+export function headerValue (request: FastifyRequest | undefined, headers: readonly string[], name: string): string | undefined {
+  return request === undefined ? headerOf(headers, name) : joined(request.headers[name])
+}
+
 /** The value of a header among names and values in turn, by its name in lower case. */
-export function headerOf (headers: readonly string[], name: string): string | undefined {
+function headerOf (headers: readonly string[], name: string): string | undefined {
   let value: string | undefined
   for (let i = 0; i < headers.length; i += 2) {
     if (headers[i].length !== name.length || headers[i].toLowerCase() !== name) continue
@@ -30,7 +36,7 @@ export function headerOf (headers: readonly string[], name: string): string | un
 }
 
 /** A header as Node gives it, as one value. */
-export function joined (value: string | string[] | undefined): string | undefined {
+function joined (value: string | string[] | undefined): string | undefined {
   return Array.isArray(value) ? value.join(', ') : value
 }
 

@@ -1,16 +1,10 @@
 import t from 'tap'
-import { Deadlines } from '../../lib/deadlines.ts'
-import { Upstream } from '../../lib/upstream.ts'
-import type { Backend, ConnectionPool, LoadBalancer, PoolStats, UpstreamOptions } from '../../types/index.ts'
-import { FakeClock } from '../helpers/clock.ts'
+import type { Backend, ConnectionPool, LoadBalancer, PoolStats } from '../../types/index.ts'
+import { makeUpstream as make } from '../helpers/upstream.ts'
 
 const A = { id: 'a', url: 'http://127.0.0.1:1' }
 const B = { id: 'b', url: 'http://127.0.0.1:2' }
 const C = { id: 'c', url: 'http://127.0.0.1:3' }
-
-function make (options: UpstreamOptions = {}, clock = new FakeClock()) {
-  return { clock, upstream: new Upstream('test', options, { clock, deadlines: new Deadlines(clock) }, 'options') }
-}
 
 const idsOf = (backends: readonly Backend[]) => backends.map(backend => backend.id).join('')
 
