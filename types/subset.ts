@@ -4,7 +4,9 @@ import { HashKeySchema } from './hash-key.ts'
 const scalar = Type.Union([Type.String(), Type.Number(), Type.Boolean()])
 
 /** What the metadata of a backend must say. */
-export const MatchSchema = Type.Record(Type.String({ minLength: 1 }), Type.Union([scalar, Type.Array(scalar, { minItems: 1 })]), {
+export const MatchSchema = Type.Record(Type.String({ minLength: 1 }), Type.Union([scalar, Type.Array(scalar, { minItems: 1 })], {
+  expected: 'a string, a number, a boolean, or an array of them'
+}), {
   expected: 'an object of strings, numbers, booleans, or arrays of them'
 })
 
@@ -25,7 +27,7 @@ export const WhenSchema = Type.Union([
 
 /** One part of a split. */
 export const SplitPartSchema = Type.Object({
-  match: MatchSchema,
+  match: Type.Unsafe<Match>({ ...MatchSchema, description: 'What the metadata of its backends says.' }),
   weight: Type.Optional(Type.Number({
     minimum: 0,
     description: 'Share of the requests relative to the other parts. Default: 1, or 0 where there is a `when`.'
