@@ -1,7 +1,9 @@
 import { isIP } from 'node:net'
 import { BackendInputSchema, BackendChangesSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
+import { alwaysClosed } from './breaker/none.ts'
 import { proxyError } from './errors.ts'
+import type { HealthState, OutlierRecord } from './health/index.ts'
 import { Counters } from './metrics/index.ts'
 import type { Observed } from './weights/index.ts'
 import { resolveOptions, withoutPassword } from './options.ts'
@@ -31,8 +33,15 @@ export class Backend implements contracts.Backend {
   isActive: boolean
   /** What active health checks say. */
   healthy = true
+  health: HealthState | null = null
   /** What outlier detection says. */
   ejected = false
+  outlier: OutlierRecord | null = null
+  circuit: contracts.Circuit = alwaysClosed
+  /** Since when it has been as healthy as it is. */
+  healthSince: Date
+  /** What is otherwise than its upstream says of checks. */
+  healthCheck: contracts.HealthCheckOverrides | undefined
   draining = false
   metadata: Readonly<Record<string, unknown>>
   readonly createdAt: Date
@@ -66,6 +75,8 @@ export class Backend implements contracts.Backend {
     this.metadata = frozenCopy(given.metadata ?? {})
     this.createdAt = new Date(now)
     this.updatedAt = this.createdAt
+    this.healthSince = this.createdAt
+    this.healthCheck = given.healthCheck
     this.#url = url.href
   }
 
@@ -77,9 +88,18 @@ export class Backend implements contracts.Backend {
     return this.counters.inFlight
   }
 
+  /** Whether it would take requests if it were well. */
+  get enlisted (): boolean {
+    return this.isActive && !this.draining && this.weight > 0
+  }
+
+  get circuitState (): contracts.CircuitState {
+    return this.circuit.state
+  }
+
   /** Whether it may be chosen when nobody asks for its health. */
   get usable (): boolean {
-    return this.isActive && !this.draining && this.weight > 0
+    return this.enlisted && this.circuit.state !== 'open'
   }
 
   /** Whether it may be chosen for a new request. */
@@ -95,6 +115,7 @@ export class Backend implements contracts.Backend {
     if (this.weight === 0) obstacles.push('weight 0')
     if (!this.healthy) obstacles.push('unhealthy')
     if (this.ejected) obstacles.push('ejected')
+    if (this.circuit.state === 'open') obstacles.push('circuit open')
     return obstacles
   }
 
@@ -106,6 +127,7 @@ export class Backend implements contracts.Backend {
     this.priority = changes.priority ?? (changes.backup === undefined ? this.priority : changes.backup ? 1 : 0)
     this.zone = changes.zone ?? this.zone
     this.isActive = changes.isActive ?? this.isActive
+    this.healthCheck = changes.healthCheck ?? this.healthCheck
     if (changes.metadata !== undefined) this.metadata = frozenCopy(changes.metadata)
     this.updatedAt = new Date(now)
   }
@@ -140,6 +162,9 @@ export class Backend implements contracts.Backend {
       ...(this.zone === undefined ? {} : { zone: this.zone }),
       isActive: this.isActive,
       available: this.available,
+      healthy: this.healthy,
+      ejected: this.ejected,
+      circuitState: this.circuit.state,
       draining: this.draining,
       metadata: { ...this.metadata },
       createdAt: this.createdAt.toISOString(),

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream'
-import type { Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
+import type { Circuit, Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
 import { reasonPhrase, type BackendConnections, type Connection, type PooledHandler } from '../pool/index.ts'
@@ -31,8 +31,8 @@ export interface AttemptListener {
   onAttemptEnd (attempt: Attempt, trailers: readonly (Buffer | string)[] | null): void
   /** It failed, at any stage. It has been settled. */
   onAttemptFailed (attempt: Attempt, code: ErrorCode): void
-  /** The load balancer threw when it heard of the result. */
-  onBalancerFault (error: unknown): void
+  /** A function of the user's own threw when it heard of the result. */
+  onSettleFault (error: unknown): void
 }
 
 const PLAIN = /^[\t\x20-\x7e]*$/
@@ -59,14 +59,21 @@ export class Attempt implements PooledHandler, Outcome {
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
   readonly #balancer: LoadBalancer | null
+  readonly #circuit: Circuit
+  readonly #permit: number
   readonly #startedAt: number
   #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
 
-  /** @param balancer the one that chose the backend, and hears how that went */
-  constructor (backend: Backend, upstream: Upstream, balancer: LoadBalancer | null, listener: AttemptListener) {
+  /**
+   * @param permit of the backend's circuit
+   * @param balancer the one that chose the backend, and hears how that went
+   */
+  constructor (backend: Backend, permit: number, upstream: Upstream, balancer: LoadBalancer | null, listener: AttemptListener) {
+    this.#circuit = backend.circuit
+    this.#permit = permit
     this.backend = backend
     this.#balancer = balancer
     this.#upstream = upstream
@@ -194,10 +201,13 @@ export class Attempt implements PooledHandler, Outcome {
     const result = resultOf(this)
     backend.settle(result, this.responseTime)
     if (backend.observed !== null && result !== 'aborted') backend.observed.count(result === 'failed', result === 'failed' ? this.responseTime : this.headTime)
+    const { outlier } = this.#upstream
+    if (outlier !== null && result !== 'aborted') outlier.count(backend, this)
     try {
+      this.#circuit.settle(this.#permit, this)
       this.#balancer?.settle?.(backend, this)
     } catch (error) {
-      this.#listener.onBalancerFault(error)
+      this.#listener.onSettleFault(error)
     }
   }
 }

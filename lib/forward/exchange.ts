@@ -166,21 +166,34 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
 
   #use (chosen: PublicBackend | undefined): void {
     if (this.#ended) return
-    if (chosen === undefined) return this.#fail('NO_BACKEND')
+    if (chosen === undefined) return this.#failForWant()
     if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
     // One that has gone while an async balancer was thinking.
     if (!chosen.usable && this.because !== 'affinity') return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
-    ;(this.tried ??= []).push(chosen)
-    chosen.chosen[this.because]++
-    this.#dispatch(chosen, false)
+    const permit = chosen.circuit.acquire()
+    const again = this.tried?.includes(chosen) === true
+    if (!again) (this.tried ??= []).push(chosen)
+    if (permit !== -1) {
+      chosen.chosen[this.because]++
+      this.#dispatch(chosen, permit, false)
+    // Who chooses a backend again that has refused would do so for ever.
+    } else if (again) this.#failForWant()
+    else this.#select()
+  }
+
+  /** There is no backend; because they have failed, if any of them has. */
+  #failForWant (): void {
+    const wait = this.#upstream.circuitWait()
+    if (wait === undefined) this.#fail('NO_BACKEND')
+    else this.#fail('CIRCUIT_OPEN', undefined, wait)
   }
 
   // Step: dispatch
 
-  #dispatch (backend: Backend, fresh: boolean): void {
+  #dispatch (backend: Backend, permit: number, fresh: boolean): void {
     const { path, method, headers, timeouts } = this.#intent
     const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
-    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this.balancer, this)
+    const attempt = this.#attempt = new Attempt(backend, permit, this.#upstream, this.balancer, this)
     this.#wait('connection', timeouts.connect)
     attempt.dispatch(outgoing)
   }
@@ -275,9 +288,12 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     this.#log(attempt, error)
     if (this.#sink !== null) return this.#cut(proxyError(code, error))
     if (this.#mayResend(attempt, code)) {
-      this.#resends++
-      this.#upstream.retries++
-      return this.#dispatch(attempt.backend, true)
+      const permit = attempt.backend.circuit.acquire()
+      if (permit !== -1) {
+        this.#resends++
+        this.#upstream.retries++
+        return this.#dispatch(attempt.backend, permit, true)
+      }
     }
     this.#fail(code, error)
   }
@@ -347,8 +363,8 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     return this.#attempt !== null && !this.#attempt.settled && this.#attempt.backend === backend
   }
 
-  onBalancerFault (error: unknown): void {
-    this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer threw on settle')
+  onSettleFault (error: unknown): void {
+    this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer or the circuit breaker threw on settle')
   }
 
   onDeadline (): void {
@@ -371,10 +387,12 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     else this.#fail(code, cause)
   }
 
-  #fail (code: ErrorCode, cause?: unknown): void {
+  /** @param wait milliseconds after which it is worth asking again */
+  #fail (code: ErrorCode, cause?: unknown, wait?: number): void {
     if (this.#ended) return
     this.#finish(GIVEN_UP.has(code) ? 'aborted' : 'failed')
-    this.#client.failed(proxyError(code, cause))
+    const error = proxyError(code, cause)
+    this.#client.failed(wait === undefined || wait === Infinity ? error : Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(wait / 1000))) } }))
   }
 
   // Step: record

@@ -49,7 +49,7 @@ function levelsOf (backends: readonly Backend[]): Level[] {
     else level.push(backend)
   }
   return [...byPriority].sort(([a], [b]) => a - b).map(([priority, backends]) => {
-    const active = backends.filter(({ usable }) => usable).length
+    const active = backends.filter(({ enlisted }) => enlisted).length
     const available = backends.filter(({ available }) => available)
     return { priority, backends, availability: active === 0 ? 1 : available.length / active, capacity: capacityOf(weightOf(available), weightOf(backends)) }
   })

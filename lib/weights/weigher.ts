@@ -68,7 +68,8 @@ export class Weigher {
     const now = this.#clock.now()
     for (const backend of backends) {
       if (this.#rule !== null) backend.observed ??= new Observed()
-      if (!backend.available) {
+      // While it is only tried, it has not recovered yet.
+      if (!backend.available || backend.circuit.state === 'half-open') {
         this.#since.delete(backend)
         backend.observed?.forget()
       } else if (!this.#since.has(backend)) this.#since.set(backend, first ? -Infinity : now)

@@ -19,6 +19,8 @@ const table: Record<ErrorCode, [status: number, words: number]> = {
   BODY_CONSUMED: [500, 1],
   INVALID_HEADER: [500, 2],
   NO_BACKEND: [503, 0],
+  CIRCUIT_OPEN: [503, 0],
+  UNHEALTHY: [503, 1],
   CLOSED: [503, 0],
   CONNECT: [502, 0],
   RESET: [502, 0],
