@@ -1,4 +1,4 @@
-import type { Clock, HealthOptions, Timer } from '../../types/index.ts'
+import type { Clock, HealthCheckOverrides, HealthOptions, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { failed, type Check, type CheckResult } from './check.ts'
 import { checkSettingsOf, type CheckSettings } from './check-settings.ts'
@@ -12,15 +12,23 @@ const PACE = 10
 /** Checks of one backend. */
 interface Checked {
   readonly backend: Backend
-  readonly settings: CheckSettings
+  settings: CheckSettings
+  /** What the settings were made of. */
+  overrides: HealthCheckOverrides | undefined
   /** When the next check is due; `Infinity` while one is under way or none is wanted. */
   due: number
+  /** Set while somebody has asked for a check and there is no room for it. */
+  asked: Promised | null
   running: Running | null
+}
+
+interface Promised {
+  readonly result: Promise<CheckResult>
+  readonly tell: (result: CheckResult) => void
 }
 
 interface Running {
   readonly check: Check
-  readonly timer: Timer
   readonly result: Promise<CheckResult>
   end (result: CheckResult): void
 }
@@ -41,12 +49,15 @@ export class ActiveHealth {
   readonly #random: () => number
   readonly #listener: ActiveHealthListener
   readonly #checked = new Map<Backend, Checked>()
-  /** Checks that were asked for while there was no room. */
-  readonly #waiting: (() => void)[] = []
+  /** Those that somebody has asked for while there was no room. */
+  #waiting: Checked[] = []
+  /** Those that were due at the last look and had no room, the longest due last. */
+  #overdue: Checked[] = []
   #sequence = 0
   #running = 0
   #timer: Timer | null = null
   #timerAt = Infinity
+  #lookedAt = -Infinity
   #started = false
 
   constructor (options: HealthOptions, { clock, random }: { clock: Clock, random: () => number }, listener: ActiveHealthListener) {
@@ -60,36 +71,36 @@ export class ActiveHealth {
   /** Begins to know a backend, and takes it for what its settings say. */
   add (backend: Backend): void {
     const settings = checkSettingsOf(this.#options, backend)
-    const { initial, rise } = settings
-    backend.health ??= new HealthState(initial === 'healthy', initial === 'check-first' ? 1 : rise)
-    this.#checked.set(backend, { backend, settings, due: Infinity, running: null })
-    if (this.#started) this.#plan(backend, initial === 'healthy')
+    const { initial } = settings
+    backend.health ??= new HealthState(initial === 'healthy', initial === 'check-first' ? 1 : Infinity)
+    const checked = { backend, settings, overrides: backend.healthCheck, due: Infinity, asked: null, running: null }
+    this.#checked.set(backend, checked)
+    if (this.#started) this.#plan(checked, initial === 'healthy')
   }
 
   /** Takes over that a backend's own settings or its activity have changed. */
   update (backend: Backend): void {
-    const known = this.#checked.get(backend)
-    if (known === undefined) return
-    const checked = { ...known, settings: checkSettingsOf(this.#options, backend) }
-    this.#checked.set(backend, checked)
-    if (!this.#started) return
-    if (!backend.isActive) {
-      this.#cancel(known)
-      checked.running = null
-      checked.due = Infinity
-    } else if (known.running === null) this.#plan(backend, known.due !== Infinity)
+    const checked = this.#checked.get(backend)
+    if (checked === undefined) return
+    const same = checked.overrides === backend.healthCheck
+    if (!same) {
+      checked.settings = checkSettingsOf(this.#options, backend)
+      checked.overrides = backend.healthCheck
+    }
+    if (!backend.isActive) this.#cancel(checked)
+    else if (this.#started && (!same || checked.due === Infinity)) this.#plan(checked, checked.due !== Infinity)
   }
 
   remove (backend: Backend): void {
     const checked = this.#checked.get(backend)
-    if (checked !== undefined) this.#cancel(checked)
     this.#checked.delete(backend)
+    if (checked !== undefined) this.#cancel(checked)
   }
 
   /** @param atOnce whether somebody waits for the first checks */
   start (atOnce: boolean): void {
     this.#started = true
-    for (const { backend, settings } of this.#checked.values()) this.#plan(backend, !atOnce && settings.initial === 'healthy')
+    for (const checked of this.#checked.values()) this.#plan(checked, !atOnce && checked.settings.initial === 'healthy')
   }
 
   stop (): void {
@@ -97,38 +108,41 @@ export class ActiveHealth {
     if (this.#timer !== null) this.#clock.clearTimeout(this.#timer)
     this.#timer = null
     this.#timerAt = Infinity
-    for (const checked of this.#checked.values()) {
-      this.#cancel(checked)
-      checked.due = Infinity
-    }
+    // All that wait first: what is given up makes room.
+    for (const checked of this.#checked.values()) this.#forget(checked)
+    for (const checked of this.#checked.values()) this.#cancel(checked)
   }
 
-  /** Checks all active backends now, or waits for the check that is under way; resolves to those that failed. */
+  /** Checks all active backends now, or waits for the check that is under way; resolves to those that failed and are still there. */
   async checkAll (): Promise<{ backend: Backend, result: CheckResult }[]> {
     const results = await Promise.all([...this.#checked.values()].filter(({ backend }) => backend.isActive)
       .map(async checked => ({ backend: checked.backend, result: await this.#soon(checked) })))
-    return results.filter(({ result }) => !result.passed)
+    return results.filter(({ backend, result }) => !result.passed && backend.isActive && this.#checked.has(backend))
   }
 
   /** A check as soon as there is room for it. */
   #soon (checked: Checked): Promise<CheckResult> {
-    if (checked.running !== null) return checked.running.result
-    if (this.#running < this.#options.concurrency) return this.#begin(checked)
-    return new Promise(resolve => { this.#waiting.push(() => { this.#soon(checked).then(resolve) }) })
+    const known = checked.running ?? checked.asked
+    if (known !== null) return known.result
+    const asked = checked.asked = promised()
+    this.#waiting.push(checked)
+    this.#fill()
+    return asked.result
   }
 
-  /** Sets the first check of a backend: at once, or at its place in the interval. */
-  #plan (backend: Backend, spread: boolean): void {
-    const checked = this.#checked.get(backend) as Checked
-    if (!backend.isActive) return
+  /** Sets the next check of a backend: at once, or at its place in the interval. */
+  #plan (checked: Checked, spread: boolean): void {
+    const { backend, settings } = checked
+    // The one under way plans the next when it ends.
+    if (!backend.isActive || checked.running !== null) return
     const place = (++this.#sequence * GOLDEN) % 1
-    checked.due = this.#clock.now() + (spread ? place * checked.settings.interval : 0)
+    checked.due = this.#clock.now() + (spread ? place * pauseOf(backend, settings) : 0)
     this.#schedule(checked.due)
   }
 
   #schedule (due: number): void {
     const now = this.#clock.now()
-    const at = Math.max(due, now + (due > now ? PACE : 0))
+    const at = Math.max(due, now, this.#lookedAt + PACE)
     if (at >= this.#timerAt) return
     if (this.#timer !== null) this.#clock.clearTimeout(this.#timer)
     this.#timerAt = at
@@ -138,67 +152,95 @@ export class ActiveHealth {
   #onTimer (): void {
     this.#timer = null
     this.#timerAt = Infinity
-    const now = this.#clock.now()
+    const now = this.#lookedAt = this.#clock.now()
     let next = Infinity
+    this.#overdue = []
     for (const checked of this.#checked.values()) {
-      if (checked.due <= now) {
-        // Without room it stays due, and is looked at when there is some.
-        if (this.#running < this.#options.concurrency) this.#begin(checked)
-      } else if (checked.due < next) next = checked.due
+      if (checked.due <= now) this.#overdue.push(checked)
+      else if (checked.due < next) next = checked.due
     }
+    // Else those listed first would come again before the last ones had been checked at all, where there is not room for everybody.
+    this.#overdue.sort((a, b) => a.due - b.due).reverse()
+    this.#fill()
     if (next !== Infinity) this.#schedule(next)
   }
 
-  #begin (checked: Checked): Promise<CheckResult> {
-    const { backend, settings } = checked
+  /** Begins what there is room for: what somebody has asked for, then what is due. */
+  #fill (): void {
+    while (this.#running < this.#options.concurrency) {
+      const checked = this.#waiting.shift() ?? this.#overdue.pop()
+      if (checked === undefined) return
+      // It may have been begun or given up since it was put there.
+      if (checked.asked !== null || checked.due !== Infinity) this.#begin(checked)
+    }
+  }
+
+  #begin (checked: Checked): void {
+    const { settings } = checked
+    const { result, tell } = checked.asked ?? promised()
     const startedAt = this.#clock.now()
     this.#running++
+    checked.asked = null
     checked.due = Infinity
     const check = settings.begin()
     let settled = false
-    let tell: (result: CheckResult) => void
-    const result = new Promise<CheckResult>(resolve => { tell = resolve })
     const end = (found: CheckResult) => {
       if (settled) return
       settled = true
       this.#clock.clearTimeout(timer)
       this.#running--
       checked.running = null
-      const current = this.#checked.get(backend)
-      if (current !== undefined && current.running?.check === check) current.running = null
-      if (current !== undefined && found !== CANCELLED) this.#conclude(current, found, this.#clock.now() - startedAt)
+      if (found !== CANCELLED) this.#conclude(checked, found, this.#clock.now() - startedAt)
       tell(found)
-      this.#waiting.shift()?.()
-      if (this.#started) this.#schedule(this.#clock.now())
+      this.#fill()
     }
     const timer = this.#clock.setTimeout(() => {
       check.cancel()
       end(failed(`no answer within ${settings.timeout} ms`))
     }, settings.timeout)
-    checked.running = { check, timer, result, end }
+    checked.running = { check, result, end }
     check.result.then(end)
-    return result
   }
 
-  #conclude ({ backend, settings }: Checked, result: CheckResult, time: number): void {
-    const { rise, fall, interval, unhealthyInterval, jitter } = settings
+  #conclude (checked: Checked, result: CheckResult, time: number): void {
+    const { backend, settings } = checked
+    const { rise, fall, jitter, proves } = settings
     const state = backend.health as HealthState
     const changed = state.record(result, time, new Date(this.#clock.wall()), rise, fall)
-    const checked = this.#checked.get(backend) as Checked
     if (this.#started && backend.isActive) {
-      const pause = (state.healthy ? interval : unhealthyInterval) * (1 + jitter * (2 * this.#random() - 1))
+      const pause = pauseOf(backend, settings) * (1 + jitter * (2 * this.#random() - 1))
       // From its beginning, so that slow checks do not come less often.
       checked.due = this.#clock.now() + Math.max(PACE, pause - time)
       this.#schedule(checked.due)
     }
-    this.#listener.onHealthChecked(backend, result, changed, settings.proves)
+    this.#listener.onHealthChecked(backend, result, changed, proves)
   }
 
-  #cancel ({ running }: Checked): void {
+  /** Wants no check of a backend any more; one under way goes on. */
+  #forget (checked: Checked): void {
+    checked.due = Infinity
+    checked.asked?.tell(CANCELLED)
+    checked.asked = null
+  }
+
+  #cancel (checked: Checked): void {
+    this.#forget(checked)
+    const { running } = checked
     if (running === null) return
     running.check.cancel()
     running.end(CANCELLED)
   }
+}
+
+/** Milliseconds to the next check, without jitter. */
+function pauseOf ({ health }: Backend, { interval, unhealthyInterval }: CheckSettings): number {
+  return health?.healthy === false ? unhealthyInterval : interval
+}
+
+function promised (): Promised {
+  let tell!: Promised['tell']
+  const result = new Promise<CheckResult>(resolve => { tell = resolve })
+  return { result, tell }
 }
 
 /** What a check ends with that nobody wants any more. */

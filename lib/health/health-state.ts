@@ -13,12 +13,12 @@ export class HealthState {
   responseTime = 0
   statusCode = 0
   errorMessage = ''
-  /** Checks that must pass before it is healthy for the first time. */
-  #rise: number
+  /** Checks that are enough to be healthy for the first time, where that is fewer than later. */
+  #firstRise: number
 
-  constructor (healthy: boolean, rise: number) {
+  constructor (healthy: boolean, firstRise = Infinity) {
     this.healthy = healthy
-    this.#rise = rise
+    this.#firstRise = firstRise
   }
 
   /** Takes a result in; true when it has changed the conclusion. */
@@ -31,14 +31,14 @@ export class HealthState {
       this.proven = true
       this.lastSuccess = at
       this.consecutiveFails = 0
-      if (++this.consecutivePasses < this.#rise || this.healthy) return false
+      if (++this.consecutivePasses < Math.min(rise, this.#firstRise) || this.healthy) return false
     } else {
       this.lastFailure = at
       this.consecutivePasses = 0
       if (++this.consecutiveFails < fall || !this.healthy) return false
     }
     this.healthy = passed
-    this.#rise = rise
+    this.#firstRise = Infinity
     return true
   }
 }
