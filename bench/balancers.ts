@@ -1,7 +1,8 @@
 /**
  * What choosing costs: `npm run bench:balancers [policy…] [-- --json]`. Nanoseconds and bytes for each `select`, and milliseconds for a
  * rebuild of 10 000 backends, whole and after one change; beside them the choice that undici's BalancedPool makes, and the ring of
- * `hashring` where that is installed. Each policy runs in a process of its own, so that none spoils what the compiler has learnt of another.
+ * `hashring` where that is installed. Each policy runs in processes of its own, so that none spoils what the compiler has learnt of another;
+ * and in several, as what the compiler makes of the same code is not always the same.
  */
 import { spawnSync } from 'node:child_process'
 import { createRequire } from 'node:module'
@@ -17,6 +18,7 @@ const CONTEXTS = 1024
 /** Nanoseconds of CPU that one round takes about. */
 const ROUND = 30_000_000
 const ROUNDS = 15
+const PROCESSES = 3
 const BALANCED_POOL = "undici's BalancedPool"
 const HASHRING = 'hashring'
 
@@ -46,9 +48,9 @@ const contenders: Record<string, { weights?: (i: number) => number, option?: Bal
 /** What one contender came to. */
 export interface Row {
   name: string
-  /** For one choice, at each of the sizes. */
+  /** For one choice, at each of the sizes: the median of the processes. */
   nanoseconds: number[]
-  /** Allocated for one choice, at the size where it is most. */
+  /** Allocated for one choice, in the process and at the size where it is most. */
   bytes: number
   /** Milliseconds for the largest size, whole and after one change. */
   rebuild: number | null
@@ -214,6 +216,19 @@ function inProcessOfItsOwn (name: string): Row {
   return JSON.parse(stdout)
 }
 
+function measuredInSeveral (name: string): Row {
+  const rows = Array.from({ length: PROCESSES }, () => inProcessOfItsOwn(name))
+  const middle = (values: number[]) => values.sort((a, b) => a - b)[PROCESSES >> 1]
+  const least = (values: (number | null)[]) => values.includes(null) ? null : Math.min(...values as number[])
+  return {
+    name,
+    nanoseconds: SIZES.map((_, i) => middle(rows.map(({ nanoseconds }) => nanoseconds[i]))),
+    bytes: Math.max(...rows.map(({ bytes }) => bytes)),
+    rebuild: least(rows.map(({ rebuild }) => rebuild)),
+    change: least(rows.map(({ change }) => change))
+  }
+}
+
 function tableRow ({ name, nanoseconds, bytes, rebuild, change }: Row): string {
   const number = (value: number | null) => value === null ? '' : value.toFixed(value < 10 ? 1 : 0)
   return `| ${[name, ...nanoseconds.map(number), number(bytes < 0.5 ? 0 : bytes), number(rebuild), number(change)].join(' | ')} |`.replaceAll(/ +\|/g, ' |')
@@ -236,12 +251,12 @@ if (first === '--measure') {
   const { values: { json }, positionals } = parseArgs({ options: { json: { type: 'boolean', default: false } }, allowPositionals: true })
   const wanted = Object.keys(contenders).filter(name => isThere(name) && (positionals.length === 0 || positionals.some(part => name.includes(part))))
   if (!json) {
-    console.log(`Node ${process.version}, ${cpus()[0].model} × ${cpus().length}. CPU time, the best of ${ROUNDS} rounds.\n`)
+    console.log(`Node ${process.version}, ${cpus()[0].model} × ${cpus().length}. CPU time, the best of ${ROUNDS} rounds, the median of ${PROCESSES} processes.\n`)
     console.log(`| | ${SIZES.map(size => `ns, N = ${size}`).join(' | ')} | bytes | rebuild of ${SIZES.at(-1)}, ms | after one change, ms |`)
     console.log(`| --- |${' ---: |'.repeat(SIZES.length + 3)}`)
   }
   const rows = wanted.map(name => {
-    const row = inProcessOfItsOwn(name)
+    const row = measuredInSeveral(name)
     if (!json) console.log(tableRow(row))
     return row
   })
