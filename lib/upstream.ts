@@ -1,6 +1,6 @@
 import type { FastifyBaseLogger } from 'fastify'
 import { RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
-import type { BackendChanges, BackendDistribution, BackendInput, BalancerEnv, BalancerInput, Clock, ConnectionPool, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
+import type { AffinityOptions, BackendChanges, BackendDistribution, BackendInput, BalancerEnv, BalancerInput, Clock, ConnectionPool, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
 import type { Deadlines } from './deadlines.ts'
@@ -51,6 +51,8 @@ export class Upstream implements WeigherListener {
   #panicking = false
   readonly #backends = new Map<string, Backend>()
   readonly #removals = new Map<Backend, Promise<void>>()
+  /** Ends the drains under way. */
+  readonly #cutDrains = new Set<() => void>()
 
   /** Throws `INVALID_OPTIONS` or `DUPLICATE_BACKEND`. */
   constructor (name: string, options: UpstreamOptions, shared: Shared, path: string) {
@@ -71,7 +73,7 @@ export class Upstream implements WeigherListener {
     this.selector = new Selector({
       name,
       balancer: createBalancer(options.balancer ?? 'round-robin', `${path}.balancer`, this.#env),
-      affinity: options.affinity ?? false,
+      affinity: affinityOf(options.affinity, path),
       panicThreshold: options.panicThreshold ?? 0.5,
       zone: options.zone ?? shared.zone,
       clock,
@@ -213,6 +215,11 @@ export class Upstream implements WeigherListener {
     return Object.freeze(this.list().filter(backend => backend.available))
   }
 
+  /** Waits for nothing any more: the end has come. */
+  cutDrains (): void {
+    for (const cut of [...this.#cutDrains]) cut()
+  }
+
   async #drainAndRelease (backend: Backend, timeout: number): Promise<void> {
     await this.#finished(backend, timeout)
     for (const entry of this.deadlines.entries()) if (entry.isOn(backend)) entry.giveUp()
@@ -226,15 +233,23 @@ export class Upstream implements WeigherListener {
     const keepsClients = this.selector.affinity !== null
     if (timeout === 0 || (backend.inFlight === 0 && !keepsClients)) return Promise.resolve()
     return new Promise(resolve => {
-      const timer = this.clock.setTimeout(resolve, timeout)
-      if (!keepsClients) {
-        backend.onIdle = () => {
-          this.clock.clearTimeout(timer)
-          resolve()
-        }
+      const end = () => {
+        this.clock.clearTimeout(timer)
+        this.#cutDrains.delete(end)
+        resolve()
       }
+      const timer = this.clock.setTimeout(end, timeout)
+      this.#cutDrains.add(end)
+      if (!keepsClients) backend.onIdle = end
     })
   }
+}
+
+/** Browsers throw away what says `SameSite=None` without `Secure`. */
+function affinityOf (affinity: UpstreamOptions['affinity'], path: string): AffinityOptions | false {
+  if (affinity === undefined || affinity === false) return false
+  if (affinity.sameSite === 'none' && affinity.secure === false) throw proxyError('INVALID_OPTIONS', undefined, `${path}.affinity.secure must not be false where sameSite is 'none'`)
+  return affinity
 }
 
 function weightsOf (weights: UpstreamOptions['weights'], path: string): Required<WeightOptions> | false {
