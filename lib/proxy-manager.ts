@@ -185,6 +185,8 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   readonly #shared: Shared
   readonly #upstreams = new Map<string, UpstreamManager>()
   #closing: Promise<void> | null = null
+  /** Those that have been removed and are being drained. */
+  readonly #retiring = new Set<UpstreamManager>()
   #started = false
 
   /** Throws `INVALID_OPTIONS`, naming the path of what is wrong. */
@@ -216,7 +218,12 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     const upstream = this.upstream(name)
     if (upstream === this) throw proxyError('INVALID_OPTIONS', undefined, "the upstream 'default' cannot be removed")
     this.#upstreams.delete(name)
-    await upstream.retire(options)
+    this.#retiring.add(upstream)
+    try {
+      await upstream.retire(options)
+    } finally {
+      this.#retiring.delete(upstream)
+    }
   }
 
   listUpstreams (): UpstreamManager[] {
@@ -271,7 +278,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   async close (): Promise<void> {
     await this.drain()
     this.#shared.deadlines.stop()
-    await Promise.all(this.listUpstreams().map(upstream => upstream.shut()))
+    await Promise.all([...this.#upstreams.values(), ...this.#retiring].map(upstream => upstream.shut()))
   }
 
   protected override forwardElsewhere (choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
@@ -306,7 +313,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     if (this.#upstreams.has(name)) throw proxyError('DUPLICATE_UPSTREAM', undefined, name)
     const upstream = new UpstreamManager(new Upstream(name, options, this.#shared, path))
     this.#upstreams.set(name, upstream)
-    if (this.#started) upstream.state.start()
+    if (this.#started && this.#closing === null) upstream.state.start()
     return upstream
   }
 

@@ -1,6 +1,6 @@
 import type { TSchema } from '@sinclair/typebox'
 import { HealthOptionsSchema, OutlierOptionsSchema, RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
-import type { BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, Clock, ConnectionPool, HealthOptions, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
+import type { AffinityOptions, BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, Clock, ConnectionPool, HealthOptions, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
 import { createBreaker } from './breaker/index.ts'
@@ -64,6 +64,8 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   #onProven: (() => void) | null = null
   readonly #backends = new Map<string, Backend>()
   readonly #removals = new Map<Backend, Promise<void>>()
+  /** Ends the drains under way. */
+  readonly #cutDrains = new Set<() => void>()
 
   /** Throws `INVALID_OPTIONS` or `DUPLICATE_BACKEND`. */
   constructor (name: string, options: UpstreamOptions, shared: Shared, path: string) {
@@ -84,7 +86,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.selector = new Selector({
       name,
       balancer: createBalancer(options.balancer ?? 'round-robin', `${path}.balancer`, this.#env),
-      affinity: options.affinity ?? false,
+      affinity: affinityOf(options.affinity, path),
       panicThreshold: options.panicThreshold ?? 0.5,
       zone: options.zone ?? shared.zone,
       clock,
@@ -251,10 +253,12 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     if (this.#checksHealth) this.health.start(this.minHealthy > 0)
   }
 
+  /** The end has come: waits for nothing any more. */
   stop (): void {
     this.weigher.stop()
     this.outlier?.stop()
     this.health.stop()
+    for (const cut of [...this.#cutDrains]) cut()
     for (const { circuit } of this.list()) circuit.dispose?.()
   }
 
@@ -372,13 +376,14 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     const keepsClients = this.selector.affinity !== null
     if (timeout === 0 || (backend.inFlight === 0 && !keepsClients)) return Promise.resolve()
     return new Promise(resolve => {
-      const timer = this.clock.setTimeout(resolve, timeout)
-      if (!keepsClients) {
-        backend.onIdle = () => {
-          this.clock.clearTimeout(timer)
-          resolve()
-        }
+      const end = () => {
+        this.clock.clearTimeout(timer)
+        this.#cutDrains.delete(end)
+        resolve()
       }
+      const timer = this.clock.setTimeout(end, timeout)
+      this.#cutDrains.add(end)
+      if (!keepsClients) backend.onIdle = end
     })
   }
 }
@@ -386,6 +391,13 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
 /** The options of a feature that `true` and nothing switch on as well. */
 function optionsOf<Options> (schema: TSchema, options: Options | boolean | undefined, path: string): Options {
   return resolveOptions(schema, typeof options === 'object' ? options : {}, path)
+}
+
+/** Browsers throw away what says `SameSite=None` without `Secure`. */
+function affinityOf (affinity: UpstreamOptions['affinity'], path: string): AffinityOptions | false {
+  if (affinity === undefined || affinity === false) return false
+  if (affinity.sameSite === 'none' && affinity.secure === false) throw proxyError('INVALID_OPTIONS', undefined, `${path}.affinity.secure must not be false where sameSite is 'none'`)
+  return affinity
 }
 
 function weightsOf (weights: UpstreamOptions['weights'], path: string): Required<WeightOptions> | false {

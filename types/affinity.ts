@@ -6,7 +6,8 @@ const secret = Type.String({ minLength: 16 })
 export const AffinityOptionsSchema = Type.Object({
   secret: Type.Union([secret, Type.Array(secret, { minItems: 1 })], {
     description: 'Key that the cookie is signed with, or several: the first signs, all are accepted, so that keys can be changed. The same for all processes. At least 16 characters.',
-    expected: 'a string of at least 16 characters, or an array of such'
+    expected: 'a string of at least 16 characters, or an array of such',
+    writeOnly: true
   }),
   cookie: Type.Optional(Type.String({
     pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$',
@@ -19,7 +20,7 @@ export const AffinityOptionsSchema = Type.Object({
     default: 0,
     description: 'Milliseconds that the cookie is good for; it is renewed after half of them. 0: as long as the browser runs.'
   })),
-  path: Type.Optional(Type.String({ pattern: '^/[^;\\x00-\\x1f\\x7f]*$', default: '/', description: '`Path` of the cookie.', expected: 'a path' })),
+  path: Type.Optional(Type.String({ pattern: '^/[ -:<-~]*$', default: '/', description: '`Path` of the cookie.', expected: 'a path' })),
   domain: Type.Optional(Type.String({ pattern: '^[0-9A-Za-z.-]+$', description: '`Domain` of the cookie.', expected: 'a domain name' })),
   secure: Type.Optional(Type.Union([Type.Boolean(), Type.Literal('auto')], {
     default: 'auto',
@@ -46,7 +47,8 @@ export const AffinityOptionsSchema = Type.Object({
 export const AffinitySchema = Type.Union([Type.Literal(false), AffinityOptionsSchema], {
   default: false,
   description: 'Let clients stay with the backend that has served them.',
-  expected: 'false or an object { secret, cookie, … }'
+  expected: 'false or an object { secret, cookie, … }',
+  writeOnly: true
 })
 
 /** How clients stay with the backend that has served them. */

@@ -169,7 +169,7 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     if (chosen === undefined) return this.#failForWant()
     if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
     // One that has gone while an async balancer was thinking.
-    if (!chosen.usable && this.because !== 'affinity') return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
+    if (!this.#mayUse(chosen)) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
     const permit = chosen.circuit.acquire()
     const again = this.tried?.includes(chosen) === true
     if (!again) (this.tried ??= []).push(chosen)
@@ -186,6 +186,11 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     const wait = this.#upstream.circuitWait()
     if (wait === undefined) this.#fail('NO_BACKEND')
     else this.#fail('CIRCUIT_OPEN', undefined, wait)
+  }
+
+  /** Whether a backend may still be used: who has come back to it by affinity may also while it drains. */
+  #mayUse (backend: Backend): boolean {
+    return backend.usable || this.because === 'affinity'
   }
 
   // Step: dispatch
@@ -234,16 +239,21 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
 
   // Step: commit or retry
 
-  onAttemptInterim (_attempt: Attempt, statusCode: number, headers: Buffer[]): void {
-    if (!this.#ended && statusCode !== 101) this.#client.interim(statusCode, buildInterimHeaders(headers))
+  onAttemptInterim (attempt: Attempt, statusCode: number, headers: Buffer[]): void {
+    if (!this.#ended && statusCode !== 101) this.#client.interim(statusCode, buildInterimHeaders(this.#withoutReports(attempt, headers)))
+  }
+
+  /** Fields of a response without what its backend reports of its load, where weights follow that. */
+  #withoutReports<Text extends Buffer | string> ({ backend }: Attempt, fields: readonly Text[]): readonly Text[] {
+    const { clock, weigher } = this.#upstream
+    return weigher.wantsReports ? takeLoadReports(fields, backend, clock.now()) : fields
   }
 
   onAttemptHead (attempt: Attempt, statusCode: number, rawHeaders: Buffer[], statusMessage: string): boolean {
     const { method, acceptsTrailers } = this.#intent
     try {
-      const { via, clock, weigher } = this.#upstream
-      const raw = weigher.wantsReports ? takeLoadReports(rawHeaders, attempt.backend, clock.now()) : rawHeaders
-      const head = buildResponseHead(method, statusCode, statusMessage, raw, via, acceptsTrailers, this.#client.mappingFor(attempt.backend))
+      const { via } = this.#upstream
+      const head = buildResponseHead(method, statusCode, statusMessage, this.#withoutReports(attempt, rawHeaders), via, acceptsTrailers, this.#client.mappingFor(attempt.backend))
       this.#keepClient(head, attempt.backend)
       this.#wait('content', this.#intent.timeouts.idle)
       const sink = this.#client.answer(head, attempt.backend)
@@ -301,7 +311,7 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
   #mayResend (attempt: Attempt, code: ErrorCode): boolean {
     return code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
-      IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && attempt.backend.available
+      IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && this.#mayUse(attempt.backend)
   }
 
   // Step: stream
@@ -316,8 +326,7 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
 
   onAttemptEnd (attempt: Attempt, raw: readonly (Buffer | string)[] | null): void {
     if (this.#ended || this.#sink === null) return
-    const { clock, weigher } = this.#upstream
-    const trailers = raw !== null && weigher.wantsReports ? takeLoadReports(raw, attempt.backend, clock.now()) : raw
+    const trailers = raw === null ? null : this.#withoutReports(attempt, raw)
     const sink = this.#sink
     this.#finish((this.#attempt as Attempt).statusCode < 500 ? 'successful' : 'failed')
     sink.end(buildTrailers(trailers))

@@ -28,6 +28,8 @@ export class Candidates {
   groups: readonly Group[] = []
   /** All that may be chosen. */
   members: ReadonlySet<PublicBackend> = new Set()
+  /** Whether any is available: without, panic may still use some. */
+  hasAvailable = false
   readonly #policy: CandidatePolicy
   readonly #isWhole: boolean
   /** By the groups' keys: who has balanced a group goes on with it. */
@@ -58,6 +60,7 @@ export class Candidates {
     // Groups come and go with the health of their backends; what their balancers know stays.
     this.#balancers = new Map([...this.#balancers, ...balancers])
     this.groups = groups
+    this.hasAvailable = backends.some(({ available }) => available)
     this.members = new Set(groups.flatMap(({ available }) => available))
   }
 

@@ -1,7 +1,7 @@
 import type { Because } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { Group, ZoneSide } from './group.ts'
-import { capacityOf, sharesOf } from './shares.ts'
+import { capacityOf, isEnough, sharesOf } from './shares.ts'
 
 /** A group before it has a balancer. */
 export interface Grouping extends Omit<Group, 'balancer'> {
@@ -24,7 +24,7 @@ interface Level {
 export function groupsOf (backends: readonly Backend[], zone: string | undefined, panicThreshold: number): Grouping[] {
   const levels = levelsOf(backends)
   // As long as all together carry everything, nobody has to use what may be broken.
-  const enough = levels.reduce((sum, { capacity }) => sum + capacity, 0) >= 1
+  const enough = isEnough(levels.reduce((sum, { capacity }) => sum + capacity, 0))
   const panics = levels.map(({ availability }) => !enough && availability < panicThreshold)
   const shares = sharesOf(levels.map(({ capacity }) => capacity))
   if (!shares.some(share => share > 0)) shareByWeight(levels, shares, panics)

@@ -75,19 +75,29 @@ export class Selector implements CandidatePolicy {
           selection.balancer = this.whole.balancerOf(kept.backend) ?? this.balancer
           return kept.backend
         }
-        if (this.affinity.onUnavailable === 'fail') return undefined
+        if (this.mustKeep(kept.backend, selection, subset)) return undefined
       }
     }
     if (subset === null) return this.whole.select(selection)
     const candidates = subset.partFor(selection)?.candidates
-    if (candidates !== undefined && candidates.groups.length > 0) return candidates.select(selection)
+    if (this.suffices(candidates, subset)) return candidates.select(selection)
     return subset.fallback === 'any' ? this.#fallBack(selection) : undefined
   }
 
-  /** Whether a client may stay with a backend: it is among those that can be chosen, or on its way out, and is what is asked for. */
+  /** Whether a client may stay with a backend: it is what is asked for, and available, if only by panic, or on its way out. */
   mayKeep (backend: Backend, selection: Selection, subset: Subset | null): boolean {
-    const there = this.whole.members.has(backend) || (backend.draining && backend.obstacles.length === 1)
+    const there = backend.available || this.whole.members.has(backend) || (backend.draining && backend.obstacles.length === 1)
     return there && (subset === null || subset.admits(backend, selection))
+  }
+
+  /** Whether a client that cannot stay goes nowhere else; one that asks for something else has lost nothing. */
+  mustKeep (backend: Backend, selection: Selection, subset: Subset | null): boolean {
+    return this.affinity?.onUnavailable === 'fail' && (subset === null || subset.admits(backend, selection))
+  }
+
+  /** Whether there is what is asked for. Where any other will do, those in panic need not. */
+  suffices (candidates: Candidates | undefined, { fallback }: Subset): candidates is Candidates {
+    return candidates !== undefined && candidates.groups.length > 0 && (fallback === 'none' || candidates.hasAvailable)
   }
 
   #fallBack (selection: Selection): PublicBackend | undefined | Promise<PublicBackend | undefined> {

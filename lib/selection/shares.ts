@@ -1,9 +1,17 @@
 /** How much more than its share a backend is trusted to carry before others have to help. Source: Envoy. */
 export const OVERPROVISIONING = 1.4
+/** What rounding may take from a sum that is exactly enough. */
+const ROUNDING = 1e-9
 
 /** Part of all traffic that a level can carry, 0 to 1, when so much of its weight is available. */
 export function capacityOf (available: number, total: number): number {
-  return total > 0 ? Math.min(1, OVERPROVISIONING * available / total) : 0
+  const capacity = total > 0 ? OVERPROVISIONING * available / total : 0
+  return isEnough(capacity) ? 1 : capacity
+}
+
+/** Whether so much capacity carries everything. */
+export function isEnough (capacity: number): boolean {
+  return capacity >= 1 - ROUNDING
 }
 
 /**
@@ -16,7 +24,7 @@ export function sharesOf (capacities: readonly number[]): number[] {
   return capacities.map(capacity => {
     const share = together === 0 ? 0 : Math.min(left, capacity / together)
     // What rounding leaves is nobody's.
-    left = left - share < 1e-9 ? 0 : left - share
+    left = left - share < ROUNDING ? 0 : left - share
     return share
   })
 }

@@ -4,7 +4,7 @@ import { fractionOf, hashText, keyReader, type KeyReader } from '../balancer/ind
 import type { Candidates } from './candidates.ts'
 import { cookieOf } from './cookie.ts'
 
-/** Seed that tells the hash of a split from those that draw backends. */
+/** Seed of a split's first part, the next ones following: tells their hashes from those that draw backends. */
 const SPLIT = 3
 
 /** What a route or a call asks of backends. */
@@ -65,16 +65,30 @@ export class Subset {
   /** The part that a request is for, whether or not it has an available backend; `undefined` where no weight is left. */
   partFor (context: SelectContext): Part | undefined {
     const parts = this.#parts
-    if (parts.length === 1) return parts[0].fits === null || parts[0].weight > 0 || parts[0].fits(context) ? parts[0] : undefined
+    if (parts.length === 1) return parts[0].weight > 0 || parts[0].fits?.(context) === true ? parts[0] : undefined
     for (const part of parts) if (part.fits !== null && part.fits(context)) return part
     if (this.#weight === 0) return undefined
     const key = this.#keyOf?.(context)
-    let left = (key === undefined ? this.#random() : fractionOf(hashText(key, SPLIT))) * this.#weight
+    if (key !== undefined) return this.#partOf(key)
+    let left = this.#random() * this.#weight
     for (const part of parts) {
       left -= part.weight
       if (left < 0) return part
     }
     return parts.findLast(({ weight }) => weight > 0)
+  }
+
+  /** The part with the highest score: a weight that changes moves keys to its part or from it, and no others. Source: rendezvous hashing. */
+  #partOf (key: string): Part | undefined {
+    let chosen: Part | undefined
+    let highest = -1
+    for (const [i, part] of this.#parts.entries()) {
+      const score = part.weight > 0 ? -part.weight / Math.log(fractionOf(hashText(key, SPLIT + i))) : -1
+      if (score <= highest) continue
+      highest = score
+      chosen = part
+    }
+    return chosen
   }
 
   /** Whether a client may stay with a backend: unless a sign sends the request elsewhere, any part with a weight will do. */

@@ -29,9 +29,13 @@ function byLatency (): WeightRule {
 
 /** What a backend does for what it costs it, errors counting as cost. Source: gRFC A58. */
 function byLoadReport ({ blackout, interval }: Required<WeightOptions>): WeightRule {
-  return (judged, now) => judged.map(({ observed: { reportsSince }, sample: { load, requests } }) => {
-    if (load === undefined || now - reportsSince < blackout) return undefined
-    return worth(load, requests * 1000 / interval)
+  const last = new WeakMap<Backend, number>()
+  return (judged, now) => judged.map(({ backend, observed: { reportsSince }, sample: { load, requests } }) => {
+    const current = load === undefined ? undefined : worth(load, requests * 1000 / interval)
+    // A report that nothing follows from leaves what it was worth; none at all does not.
+    if (current !== undefined) last.set(backend, current)
+    else if (load === undefined) last.delete(backend)
+    return now - reportsSince < blackout ? undefined : last.get(backend)
   })
 }
 
@@ -40,12 +44,15 @@ function worth ({ applicationUtilization, cpuUtilization, requestsPerSecond, err
   // One that does not tell its requests is taken at what it gets from here.
   const requests = requestsPerSecond > 0 ? requestsPerSecond : seenPerSecond
   if (utilization <= 0 || requests <= 0) return undefined
-  return requests / (utilization + errorsPerSecond / requests)
+  const done = requests / (utilization + errorsPerSecond / requests)
+  return Number.isFinite(done) ? done : undefined
 }
 
 function byFunction (factorOf: WeightFunction): WeightRule {
   return judged => judged.map(({ backend, sample }) => {
     const factor: unknown = factorOf(backend, sample)
+    // Nobody waits for it, and a rejection that nobody hears of ends the process.
+    if (factor instanceof Promise) factor.catch(() => {})
     if (typeof factor !== 'number' || !(factor >= 0)) throw new TypeError(`weights.from returned ${String(factor)} instead of a number of at least 0`)
     return factor
   })
@@ -58,7 +65,7 @@ function relative (rule: WeightRule): WeightRule {
     const known = worths.filter(worth => worth !== undefined)
     const mean = known.reduce((sum, worth) => sum + worth, 0) / known.length
     // One alone cannot be compared.
-    return worths.map(worth => worth === undefined || known.length < 2 || !(mean > 0) ? 1 : worth / mean)
+    return worths.map(worth => worth === undefined || known.length < 2 || !(mean > 0 && mean < Infinity) ? 1 : worth / mean)
   }
 }
 

@@ -31,9 +31,10 @@ export class Weigher {
   readonly #slowStart: SlowStart | null
   readonly #rule: WeightRule | null = null
   readonly #weights: Required<WeightOptions> | null
-  /** Since when each backend has been available; those that the upstream began with have always been. */
+  /** Since when each backend has been available; those that were there before the upstream served have always been. */
   readonly #since = new WeakMap<Backend, number>()
   #timer: Timer | null = null
+  #timerDue = Infinity
   #ruleDue = Infinity
   #running = false
 
@@ -69,10 +70,13 @@ export class Weigher {
     for (const backend of backends) {
       if (this.#rule !== null) backend.observed ??= new Observed()
       // While it is only tried, it has not recovered yet.
-      if (!backend.available || backend.circuit.state === 'half-open') {
-        this.#since.delete(backend)
+      if (!backend.available || backend.circuit.state === 'half-open') this.#since.delete(backend)
+      else if (!this.#since.has(backend)) {
+        this.#since.set(backend, first || !this.#running ? -Infinity : now)
+        // Not when it goes: what is under way may still report.
         backend.observed?.forget()
-      } else if (!this.#since.has(backend)) this.#since.set(backend, first ? -Infinity : now)
+        backend.weightFactor = 1
+      }
       backend.rampFactor = this.#rampOf(backend, now)
       backend.effectiveWeight = backend.weight * backend.weightFactor * backend.rampFactor
     }
@@ -85,11 +89,14 @@ export class Weigher {
   }
 
   #schedule (): void {
-    if (!this.#running || this.#timer !== null) return
+    if (!this.#running) return
     const ramping = this.#slowStart !== null && this.#listener.list().some(({ rampFactor }) => rampFactor < 1)
     const now = this.#clock.now()
-    const delay = Math.min(ramping ? (this.#slowStart as SlowStart).step : Infinity, this.#ruleDue - now)
-    if (delay !== Infinity) this.#timer = this.#clock.setTimeout(() => this.#onTimer(), Math.max(1, delay))
+    const due = Math.min(ramping ? now + (this.#slowStart as SlowStart).step : Infinity, this.#ruleDue)
+    if (due === Infinity || (this.#timer !== null && this.#timerDue <= due)) return
+    if (this.#timer !== null) this.#clock.clearTimeout(this.#timer)
+    this.#timerDue = due
+    this.#timer = this.#clock.setTimeout(() => this.#onTimer(), Math.max(1, due - now))
   }
 
   #onTimer (): void {

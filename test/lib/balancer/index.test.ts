@@ -101,8 +101,8 @@ t.test('a wrong option names its path, its value and what is expected', t => {
     [{ type: 'ring-hash', maxRingSize: 1e9 }, 'balancer.maxRingSize must be an integer of at least 1024 and of at most 8388608, and is 1000000000'],
     [{ type: 'maglev', tableSize: 1 }, 'balancer.tableSize must be an integer of at least 2 and of at most 5000011, and is 1'],
     [{ type: 'maglev', key: 'header' }, "balancer.key must be 'ip', 'path', { header }, { cookie }, { query } or a function, and is 'header'"],
-    [{ type: 'maglev', key: { haeder: 'a' } }, "balancer.key must be 'ip', 'path', { header }, { cookie }, { query } or a function, and is { haeder: 'a' }"],
-    [{ type: 'maglev', key: { header: 'a b' } }, "balancer.key must be 'ip', 'path', { header }, { cookie }, { query } or a function, and is { header: 'a b' }"],
+    [{ type: 'maglev', key: { haeder: 'a' } }, "balancer.key.haeder is not an option; did you mean 'header'?"],
+    [{ type: 'maglev', key: { header: 'a b' } }, "balancer.key.header must be a name, and is 'a b'"],
     [{ type: 'rendezvous', missing: 'none' }, "balancer.missing must be 'random' or 'ip', and is 'none'"],
     [{ type: 'ip-hash', boundedLoad: 0.5 }, 'balancer.boundedLoad must be a number of at least 1 or false, and is 0.5'],
     [{ type: 'ip-hash', key: 'ip' }, 'balancer.key is not an option']
