@@ -11,7 +11,7 @@ import { ActiveHealth, healthOf, OutlierDetector, type ActiveHealthListener, typ
 import { Counters } from './metrics/index.ts'
 import { resolveOptions } from './options.ts'
 import { createPool } from './pool/index.ts'
-import { Selector } from './selection/index.ts'
+import { Selector, type Selection, type Subset } from './selection/index.ts'
 import { Weigher, type WeigherListener } from './weights/index.ts'
 
 /** Which of the forwarded headers are written. */
@@ -172,11 +172,10 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.list().forEach((backend, i) => {
       const { state, retryAfter } = backend.circuit
       this.breaker.removeCircuit?.(backend)
-      const circuit = backend.circuit = circuits[i] as Circuit & { openFor?: (milliseconds: number) => void }
-      if (state === 'open') {
-        if (retryAfter === Infinity) circuit.open()
-        else circuit.openFor?.(retryAfter)
-      }
+      const circuit = backend.circuit = circuits[i]
+      if (retryAfter === Infinity) circuit.open()
+      // One that was half-open has still to prove itself.
+      else if (state !== 'closed') circuit.openFor?.(retryAfter)
     })
     this.breaker = breaker
     this.#rebuild()
@@ -235,8 +234,8 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   }
 
   /** Milliseconds until the first open circuit lets a request try; `undefined` where no circuit is the reason that there is no backend. */
-  circuitWait (): number | undefined {
-    const waiting = this.list().filter(({ enlisted, circuit }) => enlisted && circuit.state !== 'closed')
+  circuitWait (selection: Selection, subset: Subset | null): number | undefined {
+    const waiting = this.list().filter(backend => backend.enlisted && backend.circuit.state !== 'closed' && (subset === null || subset.admits(backend, selection)))
     return waiting.length === 0 ? undefined : Math.min(...waiting.map(({ circuit }) => circuit.retryAfter))
   }
 
@@ -299,6 +298,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   #circuitFor (backend: Backend, breaker: CircuitBreaker): Circuit {
     const circuit: Circuit = breaker.createCircuit(backend, {
       ...this.#env,
+      upstream: this.name,
       changed: (from, why, counts) => {
         if (backend.circuit !== circuit) return
         const { state } = circuit

@@ -19,6 +19,8 @@ export interface Circuit {
   open (): void
   /** Closes it and forgets what was counted. */
   close (): void
+  /** Opens it for so many milliseconds, as another circuit of the backend has been: where a breaker replaces another. */
+  openFor? (milliseconds: number): void
   /** Lets go of its timer. */
   dispose? (): void
 }
@@ -28,6 +30,8 @@ export interface CircuitEnv {
   readonly clock: Clock
   /** A number of at least 0 and below 1. */
   readonly random: () => number
+  /** The name of the backend's upstream. */
+  readonly upstream: string
   /** To be called after every change of state, with why and what was counted. */
   changed (from: CircuitState, why: string, counts: Record<string, number>): void
 }
@@ -52,7 +56,7 @@ export interface CircuitBreaker {
 
 /** Judges results and says when it is enough. One for each circuit. */
 export interface TripRule {
-  /** Counts one result; true opens the circuit. Time is milliseconds, on a scale that never runs backwards. */
+  /** Counts one result and the milliseconds to the answer's head, or to the failure; true opens the circuit. Time is milliseconds, on a scale that never runs backwards. */
   record (failed: boolean, responseTime: number, now: number): boolean
   /** Forgets what was counted. */
   reset (): void
@@ -87,7 +91,7 @@ export const FailureRateRuleSchema = Type.Object({
 
 export const SlowRateRuleSchema = Type.Object({
   type: Type.Literal('slow-rate', { description: 'The rule.' }),
-  slowThreshold: Type.Optional(Type.Number({ exclusiveMinimum: 0, default: 5_000, description: 'Milliseconds to the end of an attempt above which it is slow.', expected: 'a number above 0' })),
+  slowThreshold: Type.Optional(Type.Number({ exclusiveMinimum: 0, default: 5_000, description: 'Milliseconds to the answer\'s head, or to the failure, above which an attempt is slow.', expected: 'a number above 0' })),
   threshold: part('Part of the results that opens the circuit when they are slow.', 0.8),
   window,
   minimumRequests
@@ -111,8 +115,7 @@ export const BreakerOptionsSchema = Type.Object({
   })),
   maxTimeout: Type.Optional(Type.Number({
     minimum: 1,
-    default: 300_000,
-    description: 'Most milliseconds to wait: each failed try doubles the time.'
+    description: 'Most milliseconds to wait: each failed try doubles the time. At least `timeout`. Default: 300 000, or `timeout` where that is longer.'
   })),
   jitter: Type.Optional(Type.Number({
     minimum: 0,

@@ -17,7 +17,9 @@ const check = {
   headers: Type.Optional(Type.Record(Type.String({ minLength: 1 }), Type.String(), { default: {}, description: 'Headers of the request.' })),
   host: Type.Optional(Type.String({ minLength: 1, description: '`Host` of the request. Default: the backend\'s own.' })),
   port: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_535, description: 'Port that is asked. Default: the backend\'s own.' })),
-  expectedStatus: Type.Optional(Type.Array(Type.Union([Type.Integer({ minimum: 100, maximum: 599 }), Type.Tuple([Type.Integer({ minimum: 100, maximum: 599 }), Type.Integer({ minimum: 100, maximum: 599 })])]), {
+  expectedStatus: Type.Optional(Type.Array(Type.Union([Type.Integer({ minimum: 100, maximum: 599 }), Type.Tuple([Type.Integer({ minimum: 100, maximum: 599 }), Type.Integer({ minimum: 100, maximum: 599 })])], {
+    expected: 'a status of 100 to 599, or a range [first, last] of such'
+  }), {
     minItems: 1,
     default: [[200, 399]],
     description: 'Statuses that are good: single ones, and ranges `[first, last]`.',

@@ -53,11 +53,11 @@ export class Circuit implements Contract {
     if (outcome.culprit === 'client' || outcome.culprit === 'proxy') return
     const failed = this.#policy.isFailure(outcome)
     if (trying) this.#judgeTry(failed)
-    else this.#judge(failed, outcome.responseTime)
+    else this.#judge(failed, outcome.headTime >= 0 ? outcome.headTime : outcome.responseTime)
   }
 
   open (): void {
-    this.#open(Infinity, 'it was opened by hand')
+    if (this.retryAfter !== Infinity) this.#open(Infinity, 'it was opened by hand')
   }
 
   close (): void {
@@ -71,15 +71,22 @@ export class Circuit implements Contract {
   }
 
   dispose (): void {
+    this.#stopTimer()
+    // What is still under way must not start it again.
+    this.#term++
+  }
+
+  #stopTimer (): void {
     if (this.#timer !== null) this.#env.clock.clearTimeout(this.#timer)
     this.#timer = null
   }
 
-  #judge (failed: boolean, responseTime: number): void {
+  #judge (failed: boolean, time: number): void {
     const now = this.#env.clock.now()
     let tripped = false
     // Every rule hears of it, also when one before it has tripped.
-    for (const rule of this.#rules) if (rule.record(failed, responseTime, now)) tripped = true
+    const rules = this.#rules
+    for (let i = 0; i < rules.length; i++) if (rules[i].record(failed, time, now)) tripped = true
     if (tripped) this.#open(this.#nextTimeout(), 'too many attempts failed or were slow')
   }
 
@@ -91,13 +98,14 @@ export class Circuit implements Contract {
   #nextTimeout (): number {
     const { timeout, maxTimeout, jitter } = this.#policy
     const growing = Math.min(maxTimeout, timeout * 2 ** this.#openings)
-    return growing * (1 + jitter * (2 * this.#env.random() - 1))
+    return Math.min(maxTimeout, growing * (1 + jitter * (2 * this.#env.random() - 1)))
   }
 
   #open (milliseconds: number, why: string): void {
     const { clock } = this.#env
     const counts = this.#counts()
-    this.dispose()
+    this.#stopTimer()
+    this.#succeeded = 0
     this.#openings++
     this.#until = clock.now() + milliseconds
     if (milliseconds !== Infinity) this.#timer = clock.setTimeout(() => this.#halfOpen(), milliseconds)
@@ -112,7 +120,7 @@ export class Circuit implements Contract {
   }
 
   #close (why: string): void {
-    this.dispose()
+    this.#stopTimer()
     this.#openings = 0
     for (const rule of this.#rules) rule.reset()
     this.#change('closed', why, { successes: this.#succeeded })

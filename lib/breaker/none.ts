@@ -1,4 +1,5 @@
-import type { Circuit, CircuitBreaker, CircuitState } from '../../types/index.ts'
+import type { Backend, Circuit, CircuitBreaker, CircuitEnv, CircuitState } from '../../types/index.ts'
+import { proxyError } from '../errors.ts'
 
 /** Lets everything pass. */
 export const alwaysClosed: Circuit = Object.freeze({
@@ -10,10 +11,28 @@ export const alwaysClosed: Circuit = Object.freeze({
   close: () => {}
 })
 
-/** The breaker where none is wanted. */
-export const noBreaker: CircuitBreaker = Object.freeze({
-  type: 'none',
-  createCircuit: () => alwaysClosed,
-  getState: () => 'closed' as CircuitState,
-  reset: () => {}
-})
+/** The breaker where none is wanted: it knows the backends, and that is all. */
+export class NoBreaker implements CircuitBreaker {
+  readonly type = 'none'
+  readonly #ids = new Set<string>()
+  #upstream = 'default'
+
+  createCircuit ({ id }: Backend, { upstream }: CircuitEnv): Circuit {
+    this.#upstream = upstream
+    this.#ids.add(id)
+    return alwaysClosed
+  }
+
+  removeCircuit ({ id }: Backend): void {
+    this.#ids.delete(id)
+  }
+
+  getState (backendId: string): CircuitState {
+    if (!this.#ids.has(backendId)) throw proxyError('UNKNOWN_BACKEND', undefined, backendId, this.#upstream)
+    return 'closed'
+  }
+
+  reset (backendId: string): void {
+    this.getState(backendId)
+  }
+}

@@ -1,4 +1,5 @@
 import type { RuleOptions, TripRule } from '../../types/index.ts'
+import { proxyError } from '../errors.ts'
 import { Window } from './window.ts'
 
 /** Trips after so many failures in a row. */
@@ -49,7 +50,7 @@ abstract class Rate implements TripRule {
     // Only what is looked for can be one too many.
     if (!hit) return false
     const total = this.#window.total(now)
-    return total >= this.#minimum && this.#window.hits(now) >= total * this.#threshold
+    return total >= this.#minimum && this.#window.hits(now) / total >= this.#threshold
   }
 
   reset (): void {
@@ -80,12 +81,12 @@ class SlowRate extends Rate {
   }
 }
 
-/** A rule from its options, whose defaults are filled in. Throws where a user's function gives none. */
+/** A rule from its options, whose defaults are filled in. Throws `INVALID_OPTIONS` where a user's function gives none. */
 export function createRule (options: RuleOptions): TripRule {
   if (typeof options === 'function') {
     const rule: unknown = options()
     if (typeof rule !== 'object' || rule === null || typeof (rule as TripRule).record !== 'function' || typeof (rule as TripRule).reset !== 'function') {
-      throw new TypeError('a function in breaker.rules must return an object with record() and reset()')
+      throw proxyError('INVALID_OPTIONS', undefined, 'a function in breaker.rules must return an object with record() and reset()')
     }
     return rule as TripRule
   }

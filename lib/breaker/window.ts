@@ -44,13 +44,18 @@ export class Window {
     if (passed < 0 || passed >= BUCKETS) this.reset()
     else {
       for (let i = 1; i <= passed; i++) {
-        const at = (this.#latest + i) % BUCKETS
+        const at = placeOf(this.#latest + i)
         this.#totals[at] = this.#hits[at] = 0
       }
     }
     this.#latest = bucket
-    return bucket % BUCKETS
+    return placeOf(bucket)
   }
+}
+
+/** Time may begin anywhere, so that a bucket's number may be below 0. */
+function placeOf (bucket: number): number {
+  return ((bucket % BUCKETS) + BUCKETS) % BUCKETS
 }
 
 function sum (counts: Uint32Array): number {

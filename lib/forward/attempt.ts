@@ -203,8 +203,13 @@ export class Attempt implements PooledHandler, Outcome {
     if (backend.observed !== null && result !== 'aborted') backend.observed.count(result === 'failed', result === 'failed' ? this.responseTime : this.headTime)
     const { outlier } = this.#upstream
     if (outlier !== null && result !== 'aborted') outlier.count(backend, this)
+    // Each apart: what one of the user's functions throws must not keep the result from the other.
     try {
       this.#circuit.settle(this.#permit, this)
+    } catch (error) {
+      this.#listener.onSettleFault(error)
+    }
+    try {
       this.#balancer?.settle?.(backend, this)
     } catch (error) {
       this.#listener.onSettleFault(error)

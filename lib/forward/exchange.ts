@@ -157,7 +157,7 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     if (closed) return this.#fail('CLOSED')
     try {
       const chosen = selector.select(this, this.#intent.subset)
-      if (chosen instanceof Promise) chosen.then(backend => this.#use(backend), error => this.#fail('NO_BACKEND', error))
+      if (chosen instanceof Promise) chosen.then(backend => this.#use(backend)).catch(error => this.#fail('NO_BACKEND', error))
       else this.#use(chosen as PublicBackend | undefined)
     } catch (error) {
       this.#fail('NO_BACKEND', error)
@@ -183,7 +183,7 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
 
   /** There is no backend; because they have failed, if any of them has. */
   #failForWant (): void {
-    const wait = this.#upstream.circuitWait()
+    const wait = this.#upstream.circuitWait(this, this.#intent.subset)
     if (wait === undefined) this.#fail('NO_BACKEND')
     else this.#fail('CIRCUIT_OPEN', undefined, wait)
   }

@@ -6,6 +6,7 @@ import type { Backend, BalancerType, BreakerInput, Circuit, CircuitBreaker as Co
 import { CircuitBreaker } from '../../plugins/index.ts'
 import { startGateway, type Gateway } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
+import { seeded } from '../helpers/random.ts'
 import { ok, rawBackend, until, type Message, type RawBackend, type Wire } from '../helpers/wire.ts'
 
 const OPEN = 'FST_ROCKSTAR_CIRCUIT_OPEN'
@@ -18,6 +19,10 @@ const patient = { headers: 0, idle: 0, request: 0 }
 interface Player {
   wire: RawBackend
   act: (request: Message, wire: Wire) => string | Buffer | void
+  /** Connections with a request on them that waits for the test to answer it. */
+  held: Wire[]
+  /** An `act` that does not answer. */
+  hold: Player['act']
 }
 
 interface Stage {
@@ -35,7 +40,7 @@ interface Stage {
 async function stage (t: Test, count: number, breaker: BreakerInput = true, options: RockstarProxyOptions = {}): Promise<Stage> {
   const clock = new FakeClock()
   const players = await Promise.all(Array.from({ length: count }, async (_, i) => {
-    const player: Player = { wire: undefined as never, act: () => ok('abc'[i]) }
+    const player: Player = { wire: undefined as never, act: () => ok('abc'[i]), held: [], hold: (_request, wire) => { player.held.push(wire) } }
     player.wire = await rawBackend(t, (request, wire) => player.act(request, wire))
     return player
   }))
@@ -83,7 +88,7 @@ const failures: Record<string, { act: Player['act'], status: number, then?: (sta
     status: 200,
     then: async ({ players }, client) => {
       await client.receive('half')
-      players[0].wire.connections.at(-1)?.reset()
+      for (const wire of players[0].wire.connections) wire.reset()
     }
   },
   'a body that stops': {
@@ -280,13 +285,13 @@ t.test('failure-rate: half of the results in the window, over an idle gap', asyn
 
 t.test('slow-rate: answers that take too long, though they are well', async t => {
   const { gateway, players: [a], state, clock } = await stage(t, 1, { rules: [{ type: 'slow-rate', slowThreshold: 100, threshold: 1, minimumRequests: 3 }] })
-  a.act = () => {}
-  for (let i = 1; i <= 3; i++) {
+  a.act = a.hold
+  for (let i = 0; i < 3; i++) {
     t.equal(state(), 'closed')
     const answer = gateway.app.inject('/')
-    await until(() => a.wire.requests.length === i)
+    await until(() => a.held.length > i)
     clock.advance(101)
-    a.wire.connections.at(-1)?.send(ok())
+    a.held[i].send(ok())
     t.equal((await answer).statusCode, 200)
   }
   t.equal(state(), 'open')
@@ -294,7 +299,11 @@ t.test('slow-rate: answers that take too long, though they are well', async t =>
 
 t.test('a rule of the user\'s own is made for each backend', async t => {
   let made = 0
-  const { players: [a], get, state } = await stage(t, 2, { rules: [() => (made++, { record: failed => failed, reset () {} })] })
+  const rule = () => {
+    made++
+    return { record: (failed: boolean) => failed, reset () {} }
+  }
+  const { players: [a], get, state } = await stage(t, 2, { rules: [rule] })
   t.equal(made, 2)
   a.act = bad
   await get(2)
@@ -313,7 +322,6 @@ t.test('while one circuit is open requests go elsewhere, and it gets none', asyn
   t.match(await get(10), /^[bc]{10}$/)
   t.equal(a.wire.requests.length, 5)
   t.match(gateway.app.proxy.getBackend('a').toJSON(), { available: false, circuitState: 'open' })
-  t.match(await gateway.app.proxy.explain({ headers: {}, raw: { method: 'GET', url: '/', rawHeaders: [], headers: {} }, method: 'GET', url: '/' } as never).then(({ backends }) => backends[0]).catch(() => null) ?? {}, {})
 })
 
 t.test('where all are open the answer is 503 with Retry-After, and no backend is touched', async t => {
@@ -402,14 +410,15 @@ t.test('half-open: one of 50 requests at once tries, the rest fail at once with 
   await halfOpen(s)
   t.equal(state(), 'half-open')
   const { length } = a.wire.requests
-  a.act = () => {}
+  a.act = a.hold
   const answers = Array.from({ length: 51 }, () => app.inject('/'))
   const refused: Awaited<ReturnType<typeof app.inject>>[] = []
   for (const answer of answers) answer.then(response => { if (response.statusCode === 503) refused.push(response) })
-  await until(() => refused.length === 50)
+  await until(() => refused.length === 50 && a.held.length > 0)
+  await settled()
   t.equal(a.wire.requests.length, length + 1)
   t.ok(refused.every(response => response.json().code === OPEN && response.headers['retry-after'] === '1'))
-  a.wire.connections.at(-1)?.send(ok('well'))
+  a.held[0].send(ok('well'))
   t.equal((await Promise.all(answers)).filter(({ statusCode, body }) => statusCode === 200 && body === 'well').length, 1)
   t.equal(state(), 'closed')
 })
@@ -417,21 +426,21 @@ t.test('half-open: one of 50 requests at once tries, the rest fail at once with 
 const types: BalancerType[] = ['round-robin', 'weighted-round-robin', 'random', 'least-requests', 'p2c', 'peak-ewma', 'ip-hash', 'ring-hash', 'maglev', 'rendezvous']
 for (const balancer of types) {
   t.test(`half-open: at most one of 50 requests at once tries, the rest are served elsewhere: ${balancer}`, async t => {
-    const { gateway: { app }, players: [a], state, clock } = await stage(t, 3, { threshold: 1, timeout: 1_000 }, { balancer: balancer as 'round-robin' })
+    const { gateway: { app }, players: [a], state, clock } = await stage(t, 3, { threshold: 1, timeout: 1_000, jitter: 0 }, { balancer: balancer as 'round-robin', random: seeded(3) })
     a.act = bad
     for (let i = 0; i < 500 && state() === 'closed'; i++) await app.inject({ url: '/', remoteAddress: `10.0.0.${i % 250}` })
     t.equal(state(), 'open')
     clock.advance(1_000)
     const { length } = a.wire.requests
     const answers: string[] = []
-    a.act = () => {}
+    a.act = a.hold
     const all = Array.from({ length: 51 }, (_, i) => app.inject({ url: '/', remoteAddress: `10.0.0.${i}` }).then(({ body }) => { answers.push(body) }))
     await until(() => answers.length >= 50)
     await settled()
     const tries = a.wire.requests.length - length
     t.ok(tries <= 1, `${tries} tries`)
     t.ok(answers.every(body => body === 'b' || body === 'c'), 'all others were served')
-    if (tries === 1) a.wire.connections.at(-1)?.send(ok('a'))
+    if (tries === 1) a.held[0].send(ok('a'))
     await Promise.all(all)
     t.equal(answers.length, 51)
     t.equal(answers.filter(body => body === 'a').length, tries)
@@ -443,13 +452,12 @@ t.test('halfOpenRequests lets as many try', async t => {
   const { gateway: { app }, players: [a], state } = s
   await halfOpen(s)
   const { length } = a.wire.requests
-  a.act = () => {}
+  a.act = a.hold
   const answers = Array.from({ length: 20 }, () => app.inject('/'))
   await until(() => a.wire.requests.length === length + 3)
   await settled()
   t.equal(a.wire.requests.length, length + 3)
-  const free = a.wire.connections.filter(({ received, closed }) => !closed && received !== '')
-  for (const wire of free) wire.send(ok())
+  for (const wire of a.held) wire.send(ok())
   t.equal((await Promise.all(answers)).filter(({ statusCode }) => statusCode === 200).length, 3)
   t.equal(state(), 'closed')
 })
@@ -549,22 +557,22 @@ t.test('a client whose cookie names a half-open backend fails with it where onUn
   const first = await app.inject('/')
   const id = first.body
   const cookie = String(first.headers['set-cookie']).split(';')[0]
-  const { wire } = players['ab'.indexOf(id)]
+  const player = players['ab'.indexOf(id)]
+  const { wire } = player
   const send = () => app.inject({ url: '/', headers: { cookie } })
-  players['ab'.indexOf(id)].act = bad
+  player.act = bad
   for (let i = 0; i < 5; i++) await send()
   t.equal((await send()).json().code, OPEN, 'while it is open')
   clock.advance(1_000)
   const { length } = wire.requests
-  players['ab'.indexOf(id)].act = () => {}
+  player.act = player.hold
   const trying = send()
   await until(() => wire.requests.length === length + 1)
   const refused = await send()
   t.equal(refused.statusCode, 503, 'while another request tries it')
-  wire.connections.at(-1)?.send(ok(id))
+  player.held[0].send(ok(id))
   t.equal((await trying).body, id)
-  t.equal((await send()).statusCode, 503, 'now it gives no answer of its own')
-}).catch(() => {})
+})
 
 // By hand
 
@@ -620,10 +628,9 @@ t.test('an id that is not listed is told so, whatever the breaker is', async t =
   }
 })
 
-t.test('the text for an unknown id reads well', async t => {
+t.test('the text for an unknown id names no upstream that there is not', async t => {
   const { gateway: { app } } = await stage(t, 1)
-  t.throws(() => app.proxy.getCircuitBreaker().getState('x'), { message: /'x'/ })
-  t.throws(() => app.proxy.getCircuitBreaker().getState('x'), { message: /^(?!.*upstream 'of this).*$/ })
+  t.throws(() => app.proxy.getCircuitBreaker().getState('x'), { message: /^No backend has the id 'x'(?! in upstream 'of )/ })
 })
 
 // Changing it
@@ -717,7 +724,7 @@ t.test('without a breaker all pass again, and a later one begins closed', async 
 })
 
 t.test('what is under way when the breaker changes finishes, and tells the new one nothing', async t => {
-  const { gateway, players: [a], state } = await stage(t, 1)
+  const { gateway, players: [a], state, changes } = await stage(t, 1)
   a.act = () => {}
   const clients = await Promise.all(Array.from({ length: 6 }, () => gateway.connect()))
   for (const client of clients) client.send(REQUEST)
@@ -729,6 +736,7 @@ t.test('what is under way when the breaker changes finishes, and tells the new o
   const answers = await Promise.all(clients.map(client => client.response()))
   t.strictSame(answers.map(({ status }) => status).sort(), [200, 502, 502, 502, 502, 502])
   t.equal(state(), 'closed')
+  t.strictSame(changes, [], 'nor does the old one tell of itself')
 })
 
 /** The smallest breaker there can be: opened and closed by the test. */
@@ -801,24 +809,6 @@ t.test('a breaker of the user\'s own is asked before each attempt and told after
     t.strictSame(mine.gone, ['a'])
     await gateway.app.close()
     t.equal(second.disposed, true)
-  }
-})
-
-t.test('a breaker of the user\'s own that throws fails the request, not the process, however the balancer chooses', async t => {
-  for (const wait of [false, true]) {
-    const mine = new Mine()
-    const balancer: LoadBalancer = { type: 'mine', select: ([first]) => wait ? Promise.resolve(first) : first }
-    const { gateway: { app }, get } = await stage(t, 1, mine, { balancer })
-    const circuit = mine.circuits.get('a') as MyCircuit
-    circuit.acquire = () => { throw new Error('mine') }
-    let status = 0
-    app.inject('/').then(({ statusCode }) => { status = statusCode }, () => {})
-    await settled()
-    t.equal(status, 503, wait ? 'an async balancer' : 'a sync balancer')
-    t.equal(app.proxy.getMetrics().inFlight, 0)
-    circuit.acquire = () => 1
-    circuit.settle = () => { throw new Error('mine') }
-    t.equal(await get(), 'a', 'what settle() throws is logged only')
   }
 })
 
@@ -904,12 +894,22 @@ t.test('one instance in two upstreams tells their backends apart, or refuses to 
 // Beside health checks
 
 t.test('panic uses what health checks have taken out, but not what is behind an open circuit', async t => {
-  const { gateway: { app }, players: [a], get, state } = await stage(t, 3, true, { health: { checker: () => false, fall: 1 } })
+  let offered: string[] = []
+  let turn = 0
+  const balancer: LoadBalancer = {
+    type: 'mine',
+    select: available => {
+      offered = available.map(({ id }) => id)
+      return available[turn++ % available.length]
+    }
+  }
+  const { gateway: { app }, players: [a], get, state } = await stage(t, 3, true, { balancer, health: { checker: () => false, fall: 1 } })
   app.proxy.getCircuitBreaker().open?.('a')
   await t.rejects(app.proxy.healthCheck(), { code: 'FST_ROCKSTAR_UNHEALTHY' })
   t.equal(app.proxy.getMetrics().panic, true)
   const answers = await get(20)
   t.match(answers, /^[bc]{20}$/)
+  t.strictSame(offered, ['b', 'c'], 'the balancer is not even offered it')
   t.ok(answers.includes('b') && answers.includes('c'))
   t.equal(a.wire.requests.length, 0)
   t.equal(state(), 'open')
@@ -1003,4 +1003,22 @@ t.test('after the app has closed no circuit has a timer left', async t => {
   await get(2)
   await app.close()
   t.equal(clock.timers, 0)
+})
+
+t.test('a breaker of the user\'s own that throws fails the request, not the process, however the balancer chooses', async t => {
+  for (const wait of [false, true]) {
+    const mine = new Mine()
+    const balancer: LoadBalancer = { type: 'mine', select: ([first]) => wait ? Promise.resolve(first) : first }
+    const { gateway: { app }, get } = await stage(t, 1, mine, { balancer })
+    const circuit = mine.circuits.get('a') as MyCircuit
+    circuit.acquire = () => { throw new Error('mine') }
+    let status = 0
+    app.inject('/').then(({ statusCode }) => { status = statusCode }, () => {})
+    await settled()
+    t.equal(status, 503, wait ? 'an async balancer' : 'a sync balancer')
+    t.equal(app.proxy.getMetrics().inFlight, 0)
+    circuit.acquire = () => 1
+    circuit.settle = () => { throw new Error('mine') }
+    t.equal(await get(), 'a', 'what settle() throws is logged only')
+  }
 })

@@ -8,7 +8,7 @@ const outcome = (culprit: Culprit, statusCode: number, responseTime = 1): Outcom
 const backend = (id = 'a') => new Backend({ id, url: 'http://127.0.0.1:1' }, 0)
 
 function env (): CircuitEnv & { clock: FakeClock } {
-  return { clock: new FakeClock(), random: () => 0.5, changed: () => {} }
+  return { clock: new FakeClock(), random: () => 0.5, upstream: 'test', changed: () => {} }
 }
 
 /** How many failures in a row open a circuit made with these options, and how long it waits then. */
@@ -170,12 +170,15 @@ t.test('a backend that has gone is forgotten, and its timer let go', t => {
   t.end()
 })
 
-t.test('an old backend that goes does not take the circuit of a new one of the same id with it', t => {
+t.test('it serves one upstream: another backend of an id that it knows is refused, until the first has gone', t => {
   const breaker = new CircuitBreaker({ threshold: 1 })
   const [old, next] = [backend('a'), backend('a')]
   breaker.createCircuit(old, env())
-  breaker.createCircuit(next, env())
+  t.throws(() => breaker.createCircuit(next, env()), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: /serves one upstream.*'a' of 'test'/ })
+  breaker.removeCircuit(next)
+  t.equal(breaker.getState('a'), 'closed', 'a stranger that goes takes nothing with it')
   breaker.removeCircuit(old)
+  breaker.createCircuit(next, env())
   t.equal(breaker.getState('a'), 'closed')
   t.end()
 })

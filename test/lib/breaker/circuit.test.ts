@@ -33,7 +33,7 @@ function makeCircuit ({ rules = [{ type: 'consecutive', threshold: 3 }], random 
   const circuit = new Circuit(rules.map(createRule), { ...plain, ...policy }, {
     clock,
     random,
-    changed: (from, why, counts) => { changes.push({ from, to: circuit.state, why, counts, at: clock.now() }) }
+    upstream: 'test', changed: (from, why, counts) => { changes.push({ from, to: circuit.state, why, counts, at: clock.now() }) }
   })
   /** Lets attempts through and ends them so, one after the other. */
   const attempt = (...results: Result[]) => { for (const result of results) circuit.settle(circuit.acquire(), outcomes[result]) }
@@ -637,7 +637,7 @@ t.test('how long it still waits is never below 0, though its timer is late', t =
   let now = 0
   let wake = () => {}
   const clock = { now: () => now, wall: () => now, setTimeout: (callback: () => void) => { wake = callback; return {} }, clearTimeout: () => {} }
-  const circuit = new Circuit([createRule({ type: 'consecutive', threshold: 1 })], plain, { clock, random: () => 0.5, changed: () => {} })
+  const circuit = new Circuit([createRule({ type: 'consecutive', threshold: 1 })], plain, { clock, random: () => 0.5, upstream: 'test', changed: () => {} })
   circuit.settle(circuit.acquire(), outcomes.failure)
   t.equal(circuit.retryAfter, 1_000)
   // The machine was asleep.
