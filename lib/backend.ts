@@ -38,7 +38,7 @@ export class Backend implements contracts.Backend {
   ejected = false
   outlier: OutlierRecord | null = null
   circuit: contracts.Circuit = alwaysClosed
-  /** Since when it has been as healthy as it is. */
+  /** Since when it has been available, or not. */
   healthSince: Date
   /** What is otherwise than its upstream says of checks. */
   healthCheck: contracts.HealthCheckOverrides | undefined
@@ -55,6 +55,7 @@ export class Backend implements contracts.Backend {
   owner: object | null = null
   /** Called when the last attempt under way has ended; set while draining. */
   onIdle: (() => void) | null = null
+  #wasAvailable = true
   readonly #url: string
 
   /** Throws `INVALID_OPTIONS`. */
@@ -130,6 +131,13 @@ export class Backend implements contracts.Backend {
     this.healthCheck = changes.healthCheck ?? this.healthCheck
     if (changes.metadata !== undefined) this.metadata = frozenCopy(changes.metadata)
     this.updatedAt = new Date(now)
+  }
+
+  /** Notes since when it has been available, or not. */
+  noteAvailability (now: number): void {
+    if (this.available === this.#wasAvailable) return
+    this.#wasAvailable = this.available
+    this.healthSince = new Date(now)
   }
 
   /** Joins the weight and its factors; true when that has changed by as much as anybody would notice. */

@@ -43,15 +43,22 @@ export class Events extends EventEmitter<ProxyEvents> {
     this.log[level]({ ...told, backend: told.backend?.id }, text)
   }
 
-  /** A listener that throws must not stop what it is told of. */
+  /** A listener that throws or rejects must stop neither the others nor what it is told of. */
   #emit<Name extends ProxyEventName> (name: Name, event: ProxyEvents[Name][0]): void {
     if (this.listenerCount(name) === 0) return
-    try {
-      (this as EventEmitter).emit(name, event)
-    } catch (error) {
-      const log = this.log ?? this.#parent?.log
-      if (log === undefined) process.emitWarning(error as Error)
-      else log.error({ err: error, event: name }, 'a listener threw')
+    for (const listener of this.rawListeners(name) as ((event: ProxyEvents[Name][0]) => unknown)[]) {
+      try {
+        const result: unknown = listener.call(this, event)
+        if (result instanceof Promise) result.catch(error => this.#onFault(error, name))
+      } catch (error) {
+        this.#onFault(error, name)
+      }
     }
+  }
+
+  #onFault (error: unknown, event: ProxyEventName): void {
+    const log = this.log ?? this.#parent?.log
+    if (log === undefined) process.emitWarning(error instanceof Error ? error : String(error))
+    else log.error({ err: error, event }, 'a listener threw')
   }
 }

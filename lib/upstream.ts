@@ -14,6 +14,9 @@ import { createPool } from './pool/index.ts'
 import { Selector, type Selection, type Subset } from './selection/index.ts'
 import { Weigher, type WeigherListener } from './weights/index.ts'
 
+/** Any long time, in milliseconds. */
+const HOLD = 1_000_000
+
 /** Which of the forwarded headers are written. */
 export interface ForwardedSwitches {
   xForwarded: boolean
@@ -210,7 +213,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     const { healthy, consecutiveFails, consecutivePasses } = backend.health as NonNullable<Backend['health']>
     if (changed && this.#checksHealth) {
       backend.healthy = healthy
-      this.#onHealth(backend)
+      this.#rebuild()
       this.events.tell(healthy ? 'backend:healthy' : 'backend:unhealthy', {
         upstream: this.name, time: this.clock.wall(), backend, cause: result.passed ? 'checks have passed' : result.errorMessage, counts: { consecutiveFails, consecutivePasses }
       })
@@ -223,13 +226,13 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   }
 
   onEjected (backend: Backend, cause: string, counts: Record<string, number>, milliseconds: number): void {
-    this.#onHealth(backend)
+    this.#rebuild()
     const time = this.clock.wall()
     this.events.tell('backend:ejected', { upstream: this.name, time, backend, cause, counts, until: time + milliseconds })
   }
 
   onReturned (backend: Backend, cause: string): void {
-    this.#onHealth(backend)
+    this.#rebuild()
     this.events.tell('backend:returned', { upstream: this.name, time: this.clock.wall(), backend, cause, counts: { ejections: backend.outlier?.ejections ?? 0 } })
   }
 
@@ -266,7 +269,11 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     const proven = () => this.list().filter(({ health }) => health !== null && health.proven && health.healthy).length
     if (!this.#checksHealth || proven() >= this.minHealthy) return Promise.resolve()
     return new Promise((resolve, reject) => {
+      // Nothing else may keep a process up that waits before it listens: all timers of ours let it end.
+      const hold = setInterval(() => {}, HOLD)
       const end = (settle: () => void) => {
+        clearInterval(hold)
+        this.health.calmDown()
         this.clock.clearTimeout(timer)
         this.#onProven = null
         settle()
@@ -302,7 +309,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
       changed: (from, why, counts) => {
         if (backend.circuit !== circuit) return
         const { state } = circuit
-        this.#onHealth(backend)
+        this.#rebuild()
         this.events.tell(`circuit:${state}`, { upstream: this.name, time: this.clock.wall(), backend, cause: why, counts, from, to: state })
       }
     })
@@ -313,14 +320,9 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.events.tell(name, { upstream: this.name, time: this.clock.wall(), backend })
   }
 
-  /** Something has changed of what a backend's health is thought to be. */
-  #onHealth (backend: Backend): void {
-    backend.healthSince = new Date(this.clock.wall())
-    this.#rebuild()
-  }
-
   /** Swaps the list of those available, and what choices are made from. */
   #rebuild (): void {
+    for (const backend of this.#backends.values()) backend.noteAvailability(this.clock.wall())
     this.weigher.update(this.list(), false)
     this.available = this.#availableNow()
     this.#select()

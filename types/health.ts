@@ -69,7 +69,7 @@ export const HealthOptionsSchema = Type.Object({
     default: 0,
     description: 'Backends that must have passed a check before the app is ready: `app.ready()` and `app.listen()` wait for them, for `readyTimeout`.'
   })),
-  readyTimeout: milliseconds('Milliseconds that the app waits for `minHealthy` backends before it fails to start.', 5_000)
+  readyTimeout: milliseconds('Milliseconds that the app waits for `minHealthy` backends before it fails to start. Must be less than Fastify\'s `pluginTimeout` (10 s).', 5_000)
 }, {
   additionalProperties: false,
   title: 'HealthOptions',

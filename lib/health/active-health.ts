@@ -8,6 +8,8 @@ import { HealthState } from './health-state.ts'
 const GOLDEN = (Math.sqrt(5) - 1) / 2
 /** Milliseconds between two looks at who is due, at the least. */
 const PACE = 10
+/** Milliseconds to the next check of an unhealthy backend that somebody waits for. */
+const EAGER = 100
 
 /** Checks of one backend. */
 interface Checked {
@@ -59,6 +61,8 @@ export class ActiveHealth {
   #timerAt = Infinity
   #lookedAt = -Infinity
   #started = false
+  /** Whether somebody waits for backends to become healthy. */
+  #eager = false
 
   constructor (options: HealthOptions, { clock, random }: { clock: Clock, random: () => number }, listener: ActiveHealthListener) {
     this.#options = options as Required<HealthOptions>
@@ -100,7 +104,13 @@ export class ActiveHealth {
   /** @param atOnce whether somebody waits for the first checks */
   start (atOnce: boolean): void {
     this.#started = true
+    this.#eager = atOnce
     for (const checked of this.#checked.values()) this.#plan(checked, !atOnce && checked.settings.initial === 'healthy')
+  }
+
+  /** Nobody waits any more. */
+  calmDown (): void {
+    this.#eager = false
   }
 
   stop (): void {
@@ -208,7 +218,7 @@ export class ActiveHealth {
     const state = backend.health as HealthState
     const changed = state.record(result, time, new Date(this.#clock.wall()), rise, fall)
     if (this.#started && backend.isActive) {
-      const pause = pauseOf(backend, settings) * (1 + jitter * (2 * this.#random() - 1))
+      const pause = (this.#eager && !state.healthy ? EAGER : pauseOf(backend, settings)) * (1 + jitter * (2 * this.#random() - 1))
       // From its beginning, so that slow checks do not come less often.
       checked.due = this.#clock.now() + Math.max(PACE, pause - time)
       this.#schedule(checked.due)

@@ -47,6 +47,7 @@ function ownCheck (checker: HealthChecker, backend: Backend): Check {
   const result = (async () => {
     // Not from inside whoever begins it: it may take backends out.
     await null
+    if (controller.signal.aborted) return failed('the check was given up')
     try {
       return await checker(backend, { signal: controller.signal }) === false ? failed('the checker said no') : passed()
     } catch (error) {

@@ -20,6 +20,11 @@ export function passed (statusCode = 0): CheckResult {
 }
 
 export function failed (error: unknown, statusCode = 0): CheckResult {
-  const message = error instanceof Error ? error.message || (error as { code?: string }).code || error.name : String(error)
-  return { passed: false, statusCode, errorMessage: message }
+  return { passed: false, statusCode, errorMessage: error instanceof Error ? reasonOf(error) : String(error) }
+}
+
+/** What Node says of a connection without the address it says it of: whoever is told knows the backend by its id. */
+function reasonOf ({ message, code, name, syscall = 'connect', address }: NodeJS.ErrnoException & { address?: string }): string {
+  if (code === undefined) return message || name
+  return address === undefined ? message || code : `${syscall} ${code}`
 }

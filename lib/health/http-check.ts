@@ -1,8 +1,12 @@
-import { Client } from 'undici'
+import { isIP, type Socket } from 'node:net'
+import { buildConnector, Client, type Dispatcher } from 'undici'
 import { failed, passed, type Check, type CheckResult } from './check.ts'
 
 /** Bytes of an answer's body that are looked at. */
 const LOOKED_AT = 65_536
+
+/** Waits as long as the check does; looks at the certificate every time. */
+const connect = buildConnector({ timeout: 0, maxCachedSessions: 0 })
 
 /** What is asked, and what is a good answer. */
 export interface HttpCheckOptions {
@@ -17,13 +21,27 @@ export interface HttpCheckOptions {
 
 /** Asks by HTTP, on a connection of its own that is closed afterwards. */
 export function httpCheck (options: HttpCheckOptions): Check {
-  const client = new Client(options.origin, { headersTimeout: 0, bodyTimeout: 0, connect: options.servername === null ? {} : { servername: options.servername } })
-  const cancel = () => { client.destroy().catch(() => {}) }
+  let socket: Socket | null = null
+  const client = new Client(options.origin, {
+    headersTimeout: 0,
+    bodyTimeout: 0,
+    connect: (target, callback) => {
+      // TLS knows no addresses for names (RFC 6066, 3). Typed as giving nothing, it gives the socket it connects.
+      socket = (connect as (...args: Parameters<typeof connect>) => unknown)(isIP(target.servername ?? '') === 0 ? target : { ...target, servername: undefined }, callback) as Socket
+    }
+  })
+  const cancel = () => {
+    client.destroy().catch(() => {})
+    // undici alone would go on connecting.
+    socket?.destroy()
+  }
   return { result: ask(client, options).catch(error => failed(error)).finally(cancel), cancel }
 }
 
-async function ask (client: Client, { path, method, headers, expectedStatus, expectedBody }: HttpCheckOptions): Promise<CheckResult> {
-  const { statusCode, body } = await client.request({ path, method: method as 'GET', headers })
+async function ask (client: Client, { servername, path, method, headers, expectedStatus, expectedBody }: HttpCheckOptions): Promise<CheckResult> {
+  // The name that the certificate must bear is the backend's, whatever `Host` says.
+  const request: Dispatcher.RequestOptions & { servername: string | null } = { path, method: method as 'GET', headers, servername }
+  const { statusCode, body } = await client.request(request)
   body.on('error', () => {})
   if (!isExpected(statusCode, expectedStatus)) return failed(`status ${statusCode}`, statusCode)
   if (expectedBody === undefined) return passed(statusCode)

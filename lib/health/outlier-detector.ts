@@ -7,6 +7,9 @@ type Options = Required<Omit<OutlierOptions, 'successRate' | 'failurePercentage'
   failurePercentage: Required<FailurePercentageOptions> | false
 }
 
+/** Below which rates are the same: else some of many equal ones would be less than their own mean. */
+const ROUNDING = 1e-9
+
 /** Who is told of ejections. */
 export interface OutlierListener {
   list (): readonly Backend[]
@@ -56,8 +59,8 @@ export class OutlierDetector {
     const record = backend.outlier as OutlierRecord
     const { splitLocalErrors, consecutiveFailures, consecutiveLocalErrors } = this.#options
     record.count(outcome, splitLocalErrors)
-    // What was under way when it was ejected says nothing new.
-    if (backend.ejected) return
+    // What was under way when it was ejected, or taken out otherwise, says nothing new.
+    if (backend.ejected || !backend.usable) return
     if (consecutiveFailures > 0 && record.consecutiveFailures >= consecutiveFailures) this.#eject({ backend, record }, 'failures in a row', { consecutiveFailures: record.consecutiveFailures })
     else if (consecutiveLocalErrors > 0 && record.consecutiveLocalErrors >= consecutiveLocalErrors) this.#eject({ backend, record }, 'requests in a row without an answer', { consecutiveLocalErrors: record.consecutiveLocalErrors })
   }
@@ -76,10 +79,9 @@ export class OutlierDetector {
     const { successRate, failurePercentage } = this.#options
     if (successRate !== false) this.#compare(judged, successRate)
     if (failurePercentage !== false) this.#lookAtFailures(judged, failurePercentage)
-    for (const { backend, record } of judged) {
-      if (!backend.ejected && record.multiplier > 0) record.multiplier--
-      record.requests = record.failures = 0
-    }
+    for (const { backend, record } of judged) if (!backend.ejected && record.multiplier > 0) record.multiplier--
+    // Also of those that were not judged: what is older than an interval says nothing of them when they are back.
+    for (const { outlier } of this.#listener.list()) outlier?.beginInterval()
     this.#sweep = this.#clock.setTimeout(() => this.#onSweep(), this.#options.interval)
   }
 
@@ -91,7 +93,7 @@ export class OutlierDetector {
     const deviation = Math.sqrt(rates.reduce((sum, rate) => sum + (rate - mean) ** 2, 0) / rates.length)
     const least = mean - stdevFactor * deviation
     busy.forEach((one, i) => {
-      if (rates[i] < least) this.#eject(one, 'it succeeds less often than the others', { successRate: rates[i], mean, deviation })
+      if (rates[i] < least - ROUNDING) this.#eject(one, 'it succeeds less often than the others', { successRate: rates[i], mean, deviation })
     })
   }
 
@@ -105,7 +107,8 @@ export class OutlierDetector {
   }
 
   #eject ({ backend, record }: Judged, cause: string, counts: Record<string, number>): void {
-    if (backend.ejected || !this.#mayEject()) return
+    // Nobody would bring it back where time is not followed.
+    if (this.#sweep === null || backend.ejected || !this.#mayEject(backend)) return
     const { baseEjectionTime, maxEjectionTime } = this.#options
     record.multiplier++
     record.ejections++
@@ -116,11 +119,11 @@ export class OutlierDetector {
     this.#listener.onEjected(backend, cause, counts, time)
   }
 
-  /** Whether one more may go: not beyond the limit, and never the last. */
-  #mayEject (): boolean {
-    const active = this.#listener.list().filter(({ usable }) => usable)
+  /** Whether one more may go: not beyond the limit, and never the last. Open circuits are none of its business, but leave nobody either. */
+  #mayEject (backend: Backend): boolean {
+    const active = this.#listener.list().filter(({ enlisted }) => enlisted)
     const ejected = active.filter(({ ejected }) => ejected).length
-    return ejected + 1 < active.length && (ejected + 1) / active.length * 100 <= this.#options.maxEjectionPercent
+    return (ejected + 1) / active.length * 100 <= this.#options.maxEjectionPercent && active.some(other => other !== backend && other.available)
   }
 
   #forgetReturn (backend: Backend): void {

@@ -30,6 +30,10 @@ export class OutlierRecord {
   forgive (): void {
     this.consecutiveFailures = 0
     this.consecutiveLocalErrors = 0
+    this.beginInterval()
+  }
+
+  beginInterval (): void {
     this.requests = 0
     this.failures = 0
   }

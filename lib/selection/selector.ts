@@ -67,10 +67,11 @@ export class Selector implements CandidatePolicy {
   }
 
   select (selection: Selection, subset: Subset | null): PublicBackend | undefined | Promise<PublicBackend | undefined> {
-    if (this.affinity !== null && selection.tried === null) {
+    // One that must not go elsewhere must not when its backend has refused it either.
+    if (this.affinity !== null && (selection.tried === null || this.affinity.onUnavailable === 'fail')) {
       const kept = this.affinity.find(selection)
       if (kept !== undefined) {
-        if (this.mayKeep(kept.backend, selection, subset)) {
+        if (selection.tried === null && this.mayKeep(kept.backend, selection, subset)) {
           selection.because = 'affinity'
           selection.balancer = this.whole.balancerOf(kept.backend) ?? this.balancer
           return kept.backend
