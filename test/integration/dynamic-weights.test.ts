@@ -149,7 +149,7 @@ t.test('a backend that is added is followed like the others, and starts slowly w
 t.test('upstreams are followed one by one, those that are added while the app serves too', async t => {
   const stage = await new Stage(t).start({ routes: [{ prefix: '/' }, { prefix: '/fast', upstream: 'fast' }] })
   const { proxy } = stage.gateway.app
-  const upstream = proxy.addUpstream('fast', { backends: [await stage.backend('c'), await stage.backend('d')], weights: { from: 'latency', interval: 500 } })
+  const upstream = proxy.addUpstream('fast', { backends: [await stage.backend('c'), await stage.backend('d')], weights: { from: 'latency', interval: 500 }, health: false, outlier: false })
   await stage.seconds(10, { a: 10, b: 90 })
   await stage.seconds(10, { c: 10, d: 30 }, {}, '/fast')
   stage.clock.advance(60 * SECOND)
@@ -234,7 +234,7 @@ t.test('one timer while the app serves, none before and after', async t => {
     backends: [a],
     weights: { from: 'latency' },
     slowStart: true,
-    upstreams: { one: { backends: [a], weights: { from: 'load-report' } }, none: { backends: [a] } }
+    upstreams: { one: { backends: [a], weights: { from: 'load-report' }, health: false, outlier: false }, none: { backends: [a], health: false, outlier: false } }
   }, { setup: () => { before = clock.timers } })
   t.equal(before, 0)
   t.equal(clock.timers, 2, 'one for each upstream that follows something')
