@@ -7,16 +7,17 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import {
-  BackendChangesSchema, BackendOptionsSchema, ForwardedSchema, ForwardOptionsSchema, PoolOptionsSchema,
-  RockstarProxyOptionsSchema, RouteOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema
+  AffinityOptionsSchema, BackendChangesSchema, BackendOptionsSchema, BALANCER_SCHEMAS, ForwardedSchema, ForwardOptionsSchema, PoolOptionsSchema,
+  RockstarProxyOptionsSchema, RouteOptionsSchema, SlowStartOptionsSchema, SplitPartSchema, TimeoutOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
 } from '../types/index.ts'
 
 const forwarded = ForwardedSchema.anyOf.find(variant => KindGuard.IsObject(variant)) as TObject
 
 /** In the order of the page: the plugin's first, then what stands in them, then those of routes and calls. */
 const sections: TObject[] = [
-  RockstarProxyOptionsSchema, UpstreamOptionsSchema, BackendOptionsSchema, BackendChangesSchema, TimeoutOptionsSchema,
-  PoolOptionsSchema, forwarded, RouteOptionsSchema, ForwardOptionsSchema
+  RockstarProxyOptionsSchema, UpstreamOptionsSchema, BackendOptionsSchema, BackendChangesSchema, ...BALANCER_SCHEMAS,
+  WeightOptionsSchema, SlowStartOptionsSchema, AffinityOptionsSchema, TimeoutOptionsSchema,
+  PoolOptionsSchema, forwarded, RouteOptionsSchema, SplitPartSchema, ForwardOptionsSchema
 ]
 const titles = new Set(sections.map(titleOf))
 

@@ -3,7 +3,11 @@ import { BackendInputSchema, BackendChangesSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
 import { proxyError } from './errors.ts'
 import { Counters } from './metrics/index.ts'
+import type { Observed } from './weights/index.ts'
 import { resolveOptions, withoutPassword } from './options.ts'
+
+/** Part of a weight below which a change of it is not worth building anything anew. */
+const NOTICEABLE = 0.005
 
 /** One address and all of its live state. The object lives as long as the backend is listed. */
 export class Backend implements contracts.Backend {
@@ -17,12 +21,27 @@ export class Backend implements contracts.Backend {
   /** What `Host` says when the client's is not preserved. */
   readonly host: string
   weight: number
+  /** What load balancers go by: the weight times the factors below. */
+  effectiveWeight: number
+  /** Of `weights` and of slow start. */
+  weightFactor = 1
+  rampFactor = 1
+  priority: number
+  zone: string | undefined
   isActive: boolean
+  /** What active health checks say. */
+  healthy = true
+  /** What outlier detection says. */
+  ejected = false
   draining = false
   metadata: Readonly<Record<string, unknown>>
   readonly createdAt: Date
   updatedAt: Date
   readonly counters = new Counters()
+  /** How often it was chosen, by reason. */
+  readonly chosen: Record<contracts.Because, number> = { balancer: 0, affinity: 0, priority: 0, zone: 0, fallback: 0, panic: 0 }
+  /** What weights may be worked out from; `null` where they are not. */
+  observed: Observed | null = null
   /** The upstream that lists it, or did. */
   owner: object | null = null
   /** Called when the last attempt under way has ended; set while draining. */
@@ -40,6 +59,9 @@ export class Backend implements contracts.Backend {
     this.servername = url.protocol === 'https:' ? url.hostname.replace(/^\[|\]$/g, '') : null
     this.basePath = url.pathname.replace(/\/+$/, '')
     this.weight = given.weight ?? 1
+    this.effectiveWeight = this.weight
+    this.priority = given.priority ?? (given.backup === true ? 1 : 0)
+    this.zone = given.zone
     this.isActive = given.isActive ?? true
     this.metadata = frozenCopy(given.metadata ?? {})
     this.createdAt = new Date(now)
@@ -55,9 +77,25 @@ export class Backend implements contracts.Backend {
     return this.counters.inFlight
   }
 
+  /** Whether it may be chosen when nobody asks for its health. */
+  get usable (): boolean {
+    return this.isActive && !this.draining && this.weight > 0
+  }
+
   /** Whether it may be chosen for a new request. */
   get available (): boolean {
-    return this.isActive && !this.draining && this.weight > 0
+    return this.usable && this.healthy && !this.ejected
+  }
+
+  /** What speaks against choosing it. */
+  get obstacles (): contracts.Unavailable[] {
+    const obstacles: contracts.Unavailable[] = []
+    if (!this.isActive) obstacles.push('inactive')
+    if (this.draining) obstacles.push('draining')
+    if (this.weight === 0) obstacles.push('weight 0')
+    if (!this.healthy) obstacles.push('unhealthy')
+    if (this.ejected) obstacles.push('ejected')
+    return obstacles
   }
 
   /** Takes over what is given and leaves the rest. Throws `INVALID_OPTIONS`. */
@@ -65,9 +103,19 @@ export class Backend implements contracts.Backend {
     // Checked as a whole before anything is taken over; defaults would undo what is not given.
     resolveOptions(BackendChangesSchema, changes, 'changes')
     this.weight = changes.weight ?? this.weight
+    this.priority = changes.priority ?? (changes.backup === undefined ? this.priority : changes.backup ? 1 : 0)
+    this.zone = changes.zone ?? this.zone
     this.isActive = changes.isActive ?? this.isActive
     if (changes.metadata !== undefined) this.metadata = frozenCopy(changes.metadata)
     this.updatedAt = new Date(now)
+  }
+
+  /** Joins the weight and its factors; true when that has changed by as much as anybody would notice. */
+  reweigh (): boolean {
+    const joined = this.weight * this.weightFactor * this.rampFactor
+    const changed = Math.abs(joined - this.effectiveWeight) > (joined === this.weight ? 0 : this.effectiveWeight * NOTICEABLE)
+    if (changed) this.effectiveWeight = joined
+    return changed
   }
 
   /** Counts the end of one attempt. */
@@ -76,12 +124,22 @@ export class Backend implements contracts.Backend {
     if (this.onIdle !== null && this.counters.inFlight === 0) this.onIdle()
   }
 
+  /** Sets all counters to zero, except those of attempts under way. */
+  reset (): void {
+    this.counters.reset()
+    for (const because in this.chosen) this.chosen[because as contracts.Because] = 0
+  }
+
   toJSON (): contracts.BackendSnapshot {
     return {
       id: this.id,
       url: this.#url,
       weight: this.weight,
+      effectiveWeight: this.effectiveWeight,
+      priority: this.priority,
+      ...(this.zone === undefined ? {} : { zone: this.zone }),
       isActive: this.isActive,
+      available: this.available,
       draining: this.draining,
       metadata: { ...this.metadata },
       createdAt: this.createdAt.toISOString(),

@@ -1,7 +1,10 @@
-import { KindGuard, type TSchema } from '@sinclair/typebox'
+import { KindGuard, type TObject, type TProperties, type TSchema } from '@sinclair/typebox'
 import { Value, type ValueError } from '@sinclair/typebox/value'
 import { inspect } from 'node:util'
 import { proxyError, type ErrorCode } from './errors.ts'
+
+/** What TypeBox says of a key that a closed object does not know. */
+const UNEXPECTED = 'Unexpected property'
 
 /**
  * Checks a value against its schema and fills in the defaults, in a copy: the caller's objects are never changed,
@@ -39,26 +42,51 @@ function withDefaults (schema: TSchema, value: unknown): unknown {
 function mostTelling (schema: TSchema, value: unknown, path = ''): ValueError {
   const all = [...Value.Errors(schema, value)]
   // A key that is unknown tells more than one that is missing: it is mostly the same, misspelt.
-  const error = all.find(({ message }) => message === 'Unexpected property') ?? all[0]
+  const error = all.find(({ message }) => message === UNEXPECTED) ?? all[0]
   const at = path + error.path
-  if (KindGuard.IsUnion(error.schema) && typeof error.value === 'object' && error.value !== null) {
-    const meant = error.schema.anyOf.find(variant => KindGuard.IsObject(variant) && variant.additionalProperties === false)
-    if (meant !== undefined && !Array.isArray(error.value)) return mostTelling(meant, error.value, at)
-  }
-  return { ...error, path: at }
+  const { value: given } = error
+  if (!KindGuard.IsUnion(error.schema) || typeof given !== 'object' || given === null || Array.isArray(given)) return { ...error, path: at }
+  const variants = error.schema.anyOf.filter(variant => KindGuard.IsObject(variant) && variant.additionalProperties === false) as TObject[]
+  const meant = meantOf(variants, given)
+  return meant === undefined ? astray(variants, given, { ...error, path: at }) : mostTelling(meant, given, at)
+}
+
+/** The variant that an object is of: the one of its `type`, else the only one that knows all of its keys. */
+function meantOf (variants: TObject[], given: object): TObject | undefined {
+  if (variants.length === 1) return variants[0]
+  if ('type' in given && given.type !== undefined) return variants.find(({ properties }) => properties.type?.const === given.type)
+  const knowing = variants.filter(({ properties }) => Object.keys(given).every(key => Object.hasOwn(properties, key)))
+  return knowing.length === 1 ? knowing[0] : undefined
+}
+
+/** What is wrong with an object that is of no variant: a key is misspelt, or the `type` by which they are told apart. */
+function astray (variants: TObject[], given: { type?: unknown }, error: ValueError): ValueError {
+  const properties: TProperties = Object.assign({}, ...variants.map(variant => variant.properties))
+  const known = Object.keys(properties)
+  const misspelt = 'type' in given ? undefined : Object.keys(given).find(key => !known.includes(key) && nearestKey(key, known) !== undefined)
+  if (misspelt !== undefined) return { ...error, path: `${error.path}/${escapePointer(misspelt)}`, message: UNEXPECTED, schema: { ...error.schema, properties } }
+  const types = variants.map(({ properties }) => properties.type?.const)
+  if (types.length === 0 || types.includes(undefined)) return error
+  const expected = `one of ${types.map(type => `'${type}'`).join(', ')}`
+  return { ...error, path: `${error.path}/type`, value: given.type, schema: { ...error.schema, expected } }
 }
 
 function describe (error: ValueError, name: string): string {
   const path = name + error.path.replaceAll(/\/([^/]*)/g, (_, key: string) => /^\d+$/.test(key) ? `[${key}]` : `.${unescapePointer(key)}`)
   const parent = error.path.slice(0, error.path.lastIndexOf('/'))
-  if (error.message === 'Unexpected property') {
+  if (error.message === UNEXPECTED) {
     const key = unescapePointer(error.path.slice(parent.length + 1))
     const nearest = nearestKey(key, Object.keys(error.schema.properties as object))
     return `${path} is not an option${nearest === undefined ? '' : `; did you mean '${nearest}'?`}`
   }
-  const value = error.value instanceof URL ? error.value.href : error.value
-  const given = value === undefined ? 'nothing' : withoutPassword(inspect(value, { depth: 0, breakLength: Infinity, maxStringLength: 80 }))
-  return `${path} must be ${expectation(error)}, and is ${given}`
+  return `${path} must be ${expectation(error)}, and is ${shown(error)}`
+}
+
+/** What was given, as far as a log may know it. */
+function shown ({ value, schema }: ValueError): string {
+  if (value === undefined) return 'nothing'
+  if (schema.writeOnly === true && typeof value !== 'boolean') return '***'
+  return withoutPassword(inspect(value instanceof URL ? value.href : value, { depth: 0, breakLength: Infinity, maxStringLength: 80 }))
 }
 
 function expectation ({ schema, message }: ValueError): string {
@@ -78,6 +106,10 @@ function expectation ({ schema, message }: ValueError): string {
 /** A text that may hold URLs, for people, without what stands before an `@` in them. */
 export function withoutPassword (text: string): string {
   return text.replaceAll(/[^\s'"`[\],]*@/g, '***@')
+}
+
+function escapePointer (key: string): string {
+  return key.replaceAll('~', '~0').replaceAll('/', '~1')
 }
 
 function unescapePointer (key: string): string {

@@ -1,12 +1,13 @@
-import type { FastifyReply, FastifyRequest } from 'fastify'
+import type { FastifyBaseLogger, FastifyReply, FastifyRequest } from 'fastify'
 import { inspect } from 'node:util'
 import { RockstarProxyOptionsSchema, UpstreamOptionsSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
 import type { Backend } from './backend.ts'
+import { fastRandom } from './balancer/index.ts'
 import { systemClock } from './clock.ts'
 import { Deadlines } from './deadlines.ts'
 import { proxyError } from './errors.ts'
-import { captureRequest, forwardHttp, ReplyClient, settingsOf, type Route, type Settings } from './forward/index.ts'
+import { captureRequest, explainRequest, forwardHttp, ReplyClient, settingsOf, type Route, type Settings } from './forward/index.ts'
 import { resolveOptions } from './options.ts'
 import { Upstream, type Shared } from './upstream.ts'
 
@@ -61,6 +62,11 @@ export class UpstreamManager implements contracts.Upstream {
     return await forwardHttp(this.state, request, options)
   }
 
+  async explain (request: FastifyRequest, options: contracts.ForwardOptions = NO_OPTIONS): Promise<contracts.Explanation> {
+    if (options.upstream !== undefined) return await this.explainElsewhere(options.upstream, request, options)
+    return await explainRequest(this.state, request, settingsOf(this.state, options))
+  }
+
   setLoadBalancer (balancer: contracts.BalancerInput): void {
     this.state.setBalancer(balancer)
   }
@@ -85,6 +91,11 @@ export class UpstreamManager implements contracts.Upstream {
     this.state.resetMetrics()
   }
 
+  /** Follows time: slow start, and weights that follow what backends do. */
+  start (): void {
+    this.state.weigher.start()
+  }
+
   /** Takes no new request. */
   refuse (): void {
     this.state.closed = true
@@ -99,18 +110,28 @@ export class UpstreamManager implements contracts.Upstream {
 
   /** Closes every connection at once. */
   async shut (): Promise<void> {
+    this.state.weigher.stop()
+    this.state.cutDrains()
     const { pool } = this.state
     await (pool.destroy?.() ?? pool.close())
   }
 
+  protected async explainElsewhere (_choice: contracts.UpstreamChoice, _request: FastifyRequest, _options: contracts.ForwardOptions): Promise<contracts.Explanation> {
+    throw elsewhere()
+  }
+
   /** Only the manager of all upstreams knows the others. */
   protected forwardElsewhere (_choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
-    const error = proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
+    const error = elsewhere()
     if (reply === undefined) return Promise.reject(error)
     const client = new ReplyClient(request, reply, options.onError)
     client.failed(error)
     return client.completion
   }
+}
+
+function elsewhere (): Error {
+  return proxyError('INVALID_OPTIONS', undefined, 'options.upstream is an option of app.proxy.forward(), not of the forward() of one upstream')
 }
 
 /** The default upstream, and the named ones beside it. */
@@ -119,12 +140,15 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   readonly #shared: Shared
   readonly #upstreams = new Map<string, UpstreamManager>()
   #closing: Promise<void> | null = null
+  /** Those that have been removed and are being drained. */
+  readonly #retiring = new Set<UpstreamManager>()
+  #started = false
 
   /** Throws `INVALID_OPTIONS`, naming the path of what is wrong. */
   constructor (given: contracts.RockstarProxyOptions) {
     const options = resolveOptions<contracts.RockstarProxyOptions>(RockstarProxyOptionsSchema, given, 'options')
     const clock = options.clock ?? systemClock
-    const shared = { clock, deadlines: new Deadlines(clock) }
+    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random: options.random ?? fastRandom, log: undefined }
     super(new Upstream('default', options, shared, 'options'))
     this.options = options
     this.#shared = shared
@@ -149,7 +173,12 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     const upstream = this.upstream(name)
     if (upstream === this) throw proxyError('INVALID_OPTIONS', undefined, "the upstream 'default' cannot be removed")
     this.#upstreams.delete(name)
-    await upstream.retire(options)
+    this.#retiring.add(upstream)
+    try {
+      await upstream.retire(options)
+    } finally {
+      this.#retiring.delete(upstream)
+    }
   }
 
   listUpstreams (): UpstreamManager[] {
@@ -172,6 +201,17 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
       error => client.failed(error))
   }
 
+  /** The app is ready: what follows time begins. */
+  override start (): void {
+    this.#started = true
+    for (const upstream of this.#upstreams.values()) upstream.state.weigher.start()
+  }
+
+  /** Where what happens is told. */
+  logTo (log: FastifyBaseLogger): void {
+    this.#shared.log = log
+  }
+
   /** Refuses new requests, lets those under way finish for so long, and aborts the rest. */
   drain (): Promise<void> {
     this.#closing ??= this.#drain(this.options.shutdownTimeout as number)
@@ -182,7 +222,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   async close (): Promise<void> {
     await this.drain()
     this.#shared.deadlines.stop()
-    await Promise.all(this.listUpstreams().map(upstream => upstream.shut()))
+    await Promise.all([...this.#upstreams.values(), ...this.#retiring].map(upstream => upstream.shut()))
   }
 
   protected override forwardElsewhere (choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
@@ -193,6 +233,11 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     const client = new ReplyClient(request, reply, options.onError)
     this.#choose(choice, request, state => client.start(state, settingsOf(state, options)), error => client.failed(error))
     return client.completion
+  }
+
+  protected override explainElsewhere (choice: contracts.UpstreamChoice, request: FastifyRequest, options: contracts.ForwardOptions): Promise<contracts.Explanation> {
+    return new Promise((resolve, reject) => this.#choose(choice, request,
+      state => { explainRequest(state, request, settingsOf(state, options)).then(resolve, reject) }, reject))
   }
 
   /** Finds the upstream that a route or a call wants, which may take a while. */
@@ -212,6 +257,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     if (this.#upstreams.has(name)) throw proxyError('DUPLICATE_UPSTREAM', undefined, name)
     const upstream = new UpstreamManager(new Upstream(name, options, this.#shared, path))
     this.#upstreams.set(name, upstream)
+    if (this.#started && this.#closing === null) upstream.start()
     return upstream
   }
 

@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyPluginAsync } from 'fastify'
 import fp from 'fastify-plugin'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
-import { RoundRobin } from '../lib/balancer/index.ts'
+import { hashReady, IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin } from '../lib/balancer/index.ts'
 import { errors } from '../lib/errors.ts'
 import { ALLOW, authorityOf } from '../lib/forward/index.ts'
 import { ConnectionPool as UndiciConnectionPool } from '../lib/pool/index.ts'
@@ -15,9 +15,14 @@ import routes from './routes.ts'
  * Throws `FST_ROCKSTAR_INVALID_OPTIONS`, naming path, value and expectation.
  */
 const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = async (app, options) => {
+  await hashReady
   const proxy = new ProxyManager(options)
+  proxy.logTo(app.log)
   app.decorate('proxy', proxy)
-  app.addHook('onReady', async () => prepareServer(app))
+  app.addHook('onReady', async () => {
+    prepareServer(app)
+    proxy.start()
+  })
   app.addHook('preClose', () => proxy.drain())
   app.addHook('onClose', () => proxy.close())
   for (const route of proxy.options.routes ?? []) {
@@ -58,8 +63,10 @@ export const ConnectionPool: new (options?: contracts.PoolOptions) => contracts.
 export type ConnectionPool = contracts.ConnectionPool
 
 const plugin = fp(rockstarProxyPlugin, { name: 'rockstar-proxy', fastify: '5.x' })
+const balancers = { IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin }
 // `require()` gives the plugin alone; what else there is hangs on it.
-const rockstarProxy = Object.assign(plugin, { default: plugin, rockstarProxy: plugin, ConnectionPool, RoundRobin, errors })
+const rockstarProxy = Object.assign(plugin, { default: plugin, rockstarProxy: plugin, ConnectionPool, errors, ...balancers })
 export default rockstarProxy
-export { rockstarProxy, rockstarProxy as 'module.exports', RoundRobin, errors }
+export { rockstarProxy, rockstarProxy as 'module.exports', errors }
+export { IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin }
 export type * from '../types/index.ts'

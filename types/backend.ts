@@ -18,13 +18,26 @@ const changeable = {
     default: 1,
     description: 'Share of the traffic relative to the other backends of the upstream. 0 takes none.'
   })),
+  priority: Type.Optional(Type.Integer({
+    minimum: 0,
+    maximum: 127,
+    description: 'Backends of a higher number take over what those of lower ones cannot carry. Default: 0, or 1 for a backup.'
+  })),
+  backup: Type.Optional(Type.Boolean({
+    default: false,
+    description: '`true` is the same as `priority: 1`.'
+  })),
+  zone: Type.Optional(Type.String({
+    minLength: 1,
+    description: 'Where it stands. Backends in the zone of the upstream come first.'
+  })),
   isActive: Type.Optional(Type.Boolean({
     default: true,
     description: 'Whether the backend takes new requests. `false` keeps it listed and idle.'
   })),
   metadata: Type.Optional(Type.Record(Type.String(), Type.Unknown(), {
     default: {},
-    description: 'Anything the application wants to remember of the backend. Copied, never interpreted.'
+    description: 'Anything the application wants to remember of the backend. Copied; only `match` and `split` look at it.'
   }))
 }
 
@@ -71,8 +84,16 @@ export interface Backend {
   readonly url: URL
   /** Share of the traffic, 0 to 65535. */
   readonly weight: number
+  /** The weight that load balancers go by, above 0 for one that is available and not always whole. Changes only before a `rebuild()`. */
+  readonly effectiveWeight: number
+  /** 0 for those that come first. */
+  readonly priority: number
+  /** Where it stands. */
+  readonly zone: string | undefined
   /** Whether it takes new requests. */
   readonly isActive: boolean
+  /** Whether it is active, healthy, not ejected, not draining, and has a weight. */
+  readonly available: boolean
   /** Whether it has been removed or drained and only finishes what it has. */
   readonly draining: boolean
   /** The application's own notes. */
@@ -92,7 +113,12 @@ export interface BackendSnapshot {
   id: string
   url: string
   weight: number
+  /** What load balancers go by: the weight times the factors of slow start and of `weights`. */
+  effectiveWeight: number
+  priority: number
+  zone?: string
   isActive: boolean
+  available: boolean
   draining: boolean
   metadata: Record<string, unknown>
   createdAt: string

@@ -2,6 +2,8 @@ import { Type, type Static } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Readable } from 'node:stream'
 import type { Backend } from './backend.ts'
+import { subsetOptions, type Match, type SplitPart, type SubsetFallback } from './subset.ts'
+import type { HashKey } from './hash-key.ts'
 
 const milliseconds = (value: number, description: string) => Type.Number({
   minimum: 0,
@@ -58,6 +60,7 @@ export const perRequest = {
     expected: 'the name of an upstream or a function that returns one',
     signature: 'string | (request) => string | Promise<string>'
   }))),
+  ...subsetOptions,
   timeout: Type.Optional(TimeoutOverridesSchema),
   preserveHost: Type.Optional(Type.Boolean({
     description: 'Send the client\'s `Host` to the backend instead of the backend\'s own. Default: as the upstream says.'
@@ -95,6 +98,14 @@ export interface ForwardHttpOptions {
   timeout?: TimeoutOptions
   /** Path to ask the backend for instead of the request's. */
   path?: string
+  /** Only backends whose metadata says all of this; of an array, any. */
+  match?: Match
+  /** Parts that requests are split among: by the first `when` that fits, else by weight. */
+  split?: SplitPart[]
+  /** What a split by weight goes by. */
+  splitKey?: HashKey
+  /** Where no available backend matches: any of the upstream, or none (503). Default: `'none'`. */
+  fallback?: SubsetFallback
 }
 
 /** A backend's answer, for handlers that want it themselves. */

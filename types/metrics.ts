@@ -1,3 +1,5 @@
+import type { Because } from './explanation.ts'
+
 /** Response times of finished requests, in milliseconds; 0 while there are none. */
 export interface ResponseTimes {
   averageResponseTime: number
@@ -23,12 +25,25 @@ export interface BackendMetrics extends ResponseTimes {
   inFlight: number
 }
 
+/** How much of an upstream's traffic goes to a backend, and why. */
+export interface BackendDistribution extends BackendMetrics {
+  /** Part of all attempts of the upstream, 0 to 1. */
+  share: number
+  weight: number
+  /** What load balancers go by: the weight times the factors of slow start and of `weights`. */
+  effectiveWeight: number
+  /** How often it was chosen, and why. A request that is sent again to the same backend is not counted again. */
+  chosenBecause: Record<Because, number>
+}
+
 /** Counts of one upstream. Source: the seed's `ProxyMetrics`. */
 export interface UpstreamMetrics extends BackendMetrics {
   /** Attempts made again. */
   totalRetries: number
   /** The same by backend id, of those listed now. */
-  backends: Record<string, BackendMetrics>
+  backends: Record<string, BackendDistribution>
+  /** Whether too few backends are available, so that all active ones are used. */
+  panic: boolean
 }
 
 /** Counts of the default upstream, and of the named ones beside it. */

@@ -1,10 +1,12 @@
 import { Type, type Static } from '@sinclair/typebox'
+import { AffinitySchema } from './affinity.ts'
 import { BackendInputSchema } from './backend.ts'
 import type { Clock } from './clock.ts'
 import { PoolSchema } from './connection-pool.ts'
 import { TimeoutOptionsSchema } from './forward.ts'
 import { BalancerSchema } from './load-balancer.ts'
 import { RouteOptionsSchema } from './routes.ts'
+import { SlowStartSchema, WeightsSchema } from './weights.ts'
 
 /** Which forwarded headers are written. */
 export const ForwardedSchema = Type.Union([
@@ -25,6 +27,19 @@ const perUpstream = {
     description: 'The backends to begin with: URLs, or objects with a `url`.'
   })),
   balancer: Type.Optional(BalancerSchema),
+  weights: Type.Optional(WeightsSchema),
+  slowStart: Type.Optional(SlowStartSchema),
+  affinity: Type.Optional(AffinitySchema),
+  panicThreshold: Type.Optional(Type.Number({
+    minimum: 0,
+    maximum: 1,
+    default: 0.5,
+    description: 'Part of the active backends that must be available. With fewer, all active ones are used, whatever health checks and ejections say: the few that are left would not carry all. 0 never does so.'
+  })),
+  zone: Type.Optional(Type.String({
+    minLength: 1,
+    description: 'The zone this proxy stands in. Backends of the same zone come first; others get only what those cannot carry. Named upstreams have that of the plugin unless they say otherwise.'
+  })),
   timeout: Type.Optional(TimeoutOptionsSchema),
   pool: Type.Optional(PoolSchema),
   preserveHost: Type.Optional(Type.Boolean({
@@ -62,6 +77,11 @@ export const RockstarProxyOptionsSchema = Type.Object({
     default: 10_000,
     description: 'Milliseconds that `app.close()` lets requests in flight finish before it aborts them.'
   })),
+  random: Type.Optional(Type.Unsafe<() => number>(Type.Function([], Type.Number(), {
+    description: 'Where chance comes from, for tests that own it: numbers of at least 0 and below 1.',
+    expected: 'a function',
+    signature: '() => number'
+  }))),
   clock: Type.Optional(Type.Unsafe<Clock>(Type.Object({
     now: Type.Function([], Type.Number()),
     wall: Type.Function([], Type.Number()),

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Backend, BackendChanges, BackendInput, RemoveBackendOptions } from './backend.ts'
 import type { ConnectionPool, PoolInput } from './connection-pool.ts'
+import type { Explanation } from './explanation.ts'
 import type { ForwardHttpOptions, ForwardOptions, ProxyResponse } from './forward.ts'
 import type { BalancerInput, LoadBalancer } from './load-balancer.ts'
 import type { ProxyMetrics, UpstreamMetrics } from './metrics.ts'
@@ -13,7 +14,7 @@ export interface Upstream {
 
   /** Adds a backend, which takes requests at once. Throws `INVALID_OPTIONS` or `DUPLICATE_BACKEND`. */
   addBackend (options: BackendInput): Backend
-  /** Changes weight, activity or metadata of a backend, from the next request on. Throws `UNKNOWN_BACKEND` or `INVALID_OPTIONS`. */
+  /** Changes weight, priority, zone, activity or metadata of a backend, from the next request on. Throws `UNKNOWN_BACKEND` or `INVALID_OPTIONS`. */
   updateBackend (id: string, changes: BackendChanges): Backend
   /** Takes a backend out: no new request at once, those in flight finish, then its connections close. Rejects with `UNKNOWN_BACKEND`. */
   removeBackend (id: string, options?: RemoveBackendOptions): Promise<void>
@@ -32,6 +33,12 @@ export interface Upstream {
   forward (request: FastifyRequest, reply?: undefined, options?: ForwardOptions): Promise<ProxyResponse>
   /** Sends a WHATWG request to a backend: path, method, headers and body of it; no redirect is followed, nothing decompressed. */
   forwardHttp (request: Request, options?: ForwardHttpOptions): Promise<Response>
+
+  /**
+   * Tells which backend a request would go to and why, without sending anything and without taking a turn.
+   * Rejects as `forward()` would where the request cannot be forwarded at all.
+   */
+  explain (request: FastifyRequest, options?: ForwardOptions): Promise<Explanation>
 
   /** Replaces the load balancer, from the next request on. Throws `INVALID_OPTIONS`. */
   setLoadBalancer (balancer: BalancerInput): void

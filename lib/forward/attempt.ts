@@ -58,7 +58,7 @@ export class Attempt implements PooledHandler, Outcome {
   responseTime = -1
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
-  readonly #balancer: LoadBalancer
+  readonly #balancer: LoadBalancer | null
   readonly #startedAt: number
   #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
   #abort: ((error?: Error) => void) | null = null
@@ -66,7 +66,7 @@ export class Attempt implements PooledHandler, Outcome {
   #headBytes: Buffer | null = null
 
   /** @param balancer the one that chose the backend, and hears how that went */
-  constructor (backend: Backend, upstream: Upstream, balancer: LoadBalancer, listener: AttemptListener) {
+  constructor (backend: Backend, upstream: Upstream, balancer: LoadBalancer | null, listener: AttemptListener) {
     this.backend = backend
     this.#balancer = balancer
     this.#upstream = upstream
@@ -190,9 +190,12 @@ export class Attempt implements PooledHandler, Outcome {
     this.settled = true
     this.awaitsHead = false
     this.responseTime = this.#upstream.clock.now() - this.#startedAt
-    this.backend.settle(resultOf(this), this.responseTime)
+    const { backend } = this
+    const result = resultOf(this)
+    backend.settle(result, this.responseTime)
+    if (backend.observed !== null && result !== 'aborted') backend.observed.count(result === 'failed', result === 'failed' ? this.responseTime : this.headTime)
     try {
-      this.#balancer.settle?.(this.backend, this)
+      this.#balancer?.settle?.(backend, this)
     } catch (error) {
       this.#listener.onBalancerFault(error)
     }

@@ -1,12 +1,15 @@
 import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
-import type { Backend as PublicBackend, LoadBalancer, SelectContext, Timeouts } from '../../types/index.ts'
+import type { Backend as PublicBackend, Because, LoadBalancer, Timeouts } from '../../types/index.ts'
 import { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
+import type { Selection, Subset } from '../selection/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
+import { headerValue } from './header-record.ts'
+import { takeLoadReports } from './load-reports.ts'
 import { IDEMPOTENT } from './outcome.ts'
 import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHead } from './response-headers.ts'
 import type { PrefixMapping } from './prefix-mapping.ts'
@@ -31,6 +34,8 @@ export interface Intent {
   /** `OPTIONS *`. */
   asterisk: boolean
   timeouts: Readonly<Timeouts>
+  /** Which backends are asked for; `null` when any will do. */
+  subset: Subset | null
   log: FastifyBaseLogger | undefined
 }
 
@@ -68,7 +73,7 @@ const LINGER = 10_000
  * One client request from admission to its last byte: chooses a backend, makes attempts, and passes what comes
  * to its sink. It ends exactly once.
  */
-export class Exchange implements Deadlined, SelectContext, AttemptListener, UploadListener, Source {
+export class Exchange implements Deadlined, Selection, AttemptListener, UploadListener, Source {
   deadline = Infinity
   previous: Deadlined | null = null
   next: Deadlined | null = null
@@ -85,7 +90,8 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   #attempt: Attempt | null = null
   #resends = 0
   #reselects = 0
-  #balancer: LoadBalancer
+  balancer: LoadBalancer | null = null
+  because: Because = 'balancer'
   #body: Buffer | Upload | null = null
   #uploading = false
   #sink: Sink | null = null
@@ -97,7 +103,6 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     this.#upstream = upstream
     this.#intent = intent
     this.#client = client
-    this.#balancer = upstream.balancer
     this.request = intent.request
     this.method = intent.method
     this.path = intent.path
@@ -113,6 +118,10 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   get ended (): boolean {
     return this.#ended
+  }
+
+  header (name: string): string | undefined {
+    return headerValue(this.request, this.#intent.headers, name)
   }
 
   start (): void {
@@ -144,12 +153,10 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   // Step: select
 
   #select (): void {
-    const { available, balancer, closed } = this.#upstream
-    this.#balancer = balancer
+    const { selector, closed } = this.#upstream
     if (closed) return this.#fail('CLOSED')
-    if (available.length === 0) return this.#fail('NO_BACKEND')
     try {
-      const chosen = balancer.select(available, this)
+      const chosen = selector.select(this, this.#intent.subset)
       if (chosen instanceof Promise) chosen.then(backend => this.#use(backend), error => this.#fail('NO_BACKEND', error))
       else this.#use(chosen as PublicBackend | undefined)
     } catch (error) {
@@ -162,9 +169,15 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     if (chosen === undefined) return this.#fail('NO_BACKEND')
     if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
     // One that has gone while an async balancer was thinking.
-    if (!chosen.available) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
+    if (!this.#mayUse(chosen)) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
     ;(this.tried ??= []).push(chosen)
+    chosen.chosen[this.because]++
     this.#dispatch(chosen, false)
+  }
+
+  /** Whether a backend may still be used: who has come back to it by affinity may also while it drains. */
+  #mayUse (backend: Backend): boolean {
+    return backend.usable || this.because === 'affinity'
   }
 
   // Step: dispatch
@@ -172,7 +185,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   #dispatch (backend: Backend, fresh: boolean): void {
     const { path, method, headers, timeouts } = this.#intent
     const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
-    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this.#balancer, this)
+    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this.balancer, this)
     this.#wait('connection', timeouts.connect)
     attempt.dispatch(outgoing)
   }
@@ -213,14 +226,22 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
 
   // Step: commit or retry
 
-  onAttemptInterim (_attempt: Attempt, statusCode: number, headers: Buffer[]): void {
-    if (!this.#ended && statusCode !== 101) this.#client.interim(statusCode, buildInterimHeaders(headers))
+  onAttemptInterim (attempt: Attempt, statusCode: number, headers: Buffer[]): void {
+    if (!this.#ended && statusCode !== 101) this.#client.interim(statusCode, buildInterimHeaders(this.#withoutReports(attempt, headers)))
+  }
+
+  /** Fields of a response without what its backend reports of its load, where weights follow that. */
+  #withoutReports<Text extends Buffer | string> ({ backend }: Attempt, fields: readonly Text[]): readonly Text[] {
+    const { clock, weigher } = this.#upstream
+    return weigher.wantsReports ? takeLoadReports(fields, backend, clock.now()) : fields
   }
 
   onAttemptHead (attempt: Attempt, statusCode: number, rawHeaders: Buffer[], statusMessage: string): boolean {
     const { method, acceptsTrailers } = this.#intent
     try {
-      const head = buildResponseHead(method, statusCode, statusMessage, rawHeaders, this.#upstream.via, acceptsTrailers, this.#client.mappingFor(attempt.backend))
+      const { via } = this.#upstream
+      const head = buildResponseHead(method, statusCode, statusMessage, this.#withoutReports(attempt, rawHeaders), via, acceptsTrailers, this.#client.mappingFor(attempt.backend))
+      this.#keepClient(head, attempt.backend)
       this.#wait('content', this.#intent.timeouts.idle)
       const sink = this.#client.answer(head, attempt.backend)
       if (this.#ended) return false
@@ -232,6 +253,15 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
       return false
     }
     return true
+  }
+
+  /** Gives the client a cookie by which it stays with the backend, unless it has that already. */
+  #keepClient (head: ResponseHead, backend: Backend): void {
+    const { affinity } = this.#upstream.selector
+    if (affinity === null) return
+    const kept = affinity.find(this)
+    // Who is on his way out takes no new clients.
+    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this))
   }
 
   /** undici takes a 304 that tells the length of what it does not send for one cut short: its word on that is not waited for. */
@@ -265,7 +295,7 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
   /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
   #mayResend (attempt: Attempt, code: ErrorCode): boolean {
     return code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
-      IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && attempt.backend.available
+      IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && this.#mayUse(attempt.backend)
   }
 
   // Step: stream
@@ -278,8 +308,9 @@ export class Exchange implements Deadlined, SelectContext, AttemptListener, Uplo
     return flowing
   }
 
-  onAttemptEnd (_attempt: Attempt, trailers: readonly (Buffer | string)[] | null): void {
+  onAttemptEnd (attempt: Attempt, raw: readonly (Buffer | string)[] | null): void {
     if (this.#ended || this.#sink === null) return
+    const trailers = raw === null ? null : this.#withoutReports(attempt, raw)
     const sink = this.#sink
     this.#finish((this.#attempt as Attempt).statusCode < 500 ? 'successful' : 'failed')
     sink.end(buildTrailers(trailers))

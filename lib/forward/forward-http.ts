@@ -22,7 +22,7 @@ export async function forwardHttp (upstream: Upstream, request: Request, options
   const path = options.path ?? url.pathname + url.search
   assertCanonical(path)
   const signal = options.signal === undefined ? request.signal : AbortSignal.any([request.signal, options.signal])
-  const settings = settingsOf(upstream, { timeout: options.timeout, signal })
+  const settings = settingsOf(upstream, { timeout: options.timeout, signal, match: options.match, split: options.split, splitKey: options.splitKey, fallback: options.fallback })
   const headers = requestHeaders(request, upstream)
   if (upstream.preserveHost) headers.push('host', url.host)
   const answer = await capture(upstream, {
@@ -36,6 +36,7 @@ export async function forwardHttp (upstream: Upstream, request: Request, options
     raw: null,
     asterisk: false,
     timeouts: settings.timeouts,
+    subset: settings.subset,
     log: undefined
   }, settings)
   return responseOf(answer, request.method)

@@ -1,3 +1,4 @@
+import type { FastifyRequest } from 'fastify'
 import { proxyError } from '../errors.ts'
 import type { HeaderRecord } from '../../types/index.ts'
 
@@ -17,6 +18,26 @@ export function toRecord (headers: readonly string[]): HeaderRecord {
     else record[name] = [present, value]
   }
   return record
+}
+
+/** A header of the client's request; of the one that is sent where there is no client. By its name in lower case. */
+export function headerValue (request: FastifyRequest | undefined, headers: readonly string[], name: string): string | undefined {
+  return request === undefined ? headerOf(headers, name) : joined(request.headers[name])
+}
+
+/** The value of a header among names and values in turn, by its name in lower case. */
+function headerOf (headers: readonly string[], name: string): string | undefined {
+  let value: string | undefined
+  for (let i = 0; i < headers.length; i += 2) {
+    if (headers[i].length !== name.length || headers[i].toLowerCase() !== name) continue
+    value = value === undefined ? headers[i + 1] : `${value}${name === 'cookie' ? '; ' : ', '}${headers[i + 1]}`
+  }
+  return value
+}
+
+/** A header as Node gives it, as one value. */
+function joined (value: string | string[] | undefined): string | undefined {
+  return Array.isArray(value) ? value.join(', ') : value
 }
 
 /** Names and values in turn, each name spelt as in `like` where it is there. */

@@ -1,4 +1,5 @@
 export { captureRequest } from './capture-client.ts'
+export { explainRequest } from './explain-request.ts'
 export { forwardHttp } from './forward-http.ts'
 export { ALLOW } from './intent.ts'
 export { ReplyClient } from './reply-client.ts'

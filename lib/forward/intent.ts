@@ -52,6 +52,7 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
     raw,
     asterisk: target.asterisk && path === '/',
     timeouts: settings.timeouts,
+    subset: settings.subset,
     log: request.log,
     replaced,
     host: head.host

@@ -21,7 +21,7 @@ export interface ResponseHead {
  * Reads a backend's header section once and writes that of the client's response.
  * Throws `BAD_RESPONSE` for a status or framing that cannot be sent on.
  */
-export function buildResponseHead (method: string, statusCode: number, statusMessage: string, raw: Buffer[], via: string | null, keepTrailer: boolean, mapping: PrefixMapping | null): ResponseHead {
+export function buildResponseHead (method: string, statusCode: number, statusMessage: string, raw: readonly Buffer[], via: string | null, keepTrailer: boolean, mapping: PrefixMapping | null): ResponseHead {
   if (statusCode < 200 || statusCode > 599) throw proxyError('BAD_RESPONSE', new Error(`status ${statusCode}`))
   const headers: string[] = []
   let connection: string | undefined
@@ -72,7 +72,7 @@ export function buildResponseHead (method: string, statusCode: number, statusMes
 }
 
 /** The fields of an interim response (1xx) that may be sent on. */
-export function buildInterimHeaders (raw: Buffer[]): string[] {
+export function buildInterimHeaders (raw: readonly Buffer[]): string[] {
   const headers: string[] = []
   let connection: string | undefined
   for (let i = 0; i < raw.length; i += 2) {

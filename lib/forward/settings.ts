@@ -1,4 +1,5 @@
 import type { ForwardOptions, OnResponse, RewriteHeaders, RewriteRequestHeaders, Timeouts } from '../../types/index.ts'
+import type { Subset } from '../selection/index.ts'
 import type { Upstream } from '../upstream.ts'
 import type { PrefixRule } from './prefix.ts'
 
@@ -6,6 +7,8 @@ import type { PrefixRule } from './prefix.ts'
 export interface Settings {
   timeouts: Readonly<Timeouts>
   preserveHost: boolean
+  /** Which backends are asked for; `null` when any will do. */
+  subset: Subset | null
   rewriteRequestHeaders: RewriteRequestHeaders | undefined
   rewriteHeaders: RewriteHeaders | undefined
   onResponse: OnResponse | undefined
@@ -17,7 +20,7 @@ export interface Settings {
   mapBack: boolean
 }
 
-/** Joins the options of a route or a call to those of the upstream. Done once for a route. */
+/** Joins the options of a route or a call to those of the upstream. Done once for a route, which has a prefix. */
 export function settingsOf (upstream: Upstream, options: ForwardOptions, prefix: PrefixRule | null = null, mapBack = false): Settings {
   // What is given as undefined is as the upstream says.
   const overrides = Object.entries(options.timeout ?? {}).filter(([, timeout]) => timeout !== undefined)
@@ -25,6 +28,7 @@ export function settingsOf (upstream: Upstream, options: ForwardOptions, prefix:
   return {
     timeouts: overrides.length === 0 ? upstream.timeouts : { ...upstream.timeouts, ...Object.fromEntries(overrides) },
     preserveHost: options.preserveHost ?? upstream.preserveHost,
+    subset: upstream.selector.subsetOf(options, prefix !== null),
     rewriteRequestHeaders: options.rewriteRequestHeaders,
     rewriteHeaders: options.rewriteHeaders,
     onResponse: options.onResponse,

@@ -20,7 +20,7 @@ class Scripted implements LoadBalancer {
   }
 
   select (available: readonly Backend[], context: SelectContext) {
-    this.contexts.push({ request: context.request, method: context.method, path: context.path, tried: context.tried === null ? null : [...context.tried] })
+    this.contexts.push({ request: context.request, method: context.method, path: context.path, tried: context.tried === null ? null : [...context.tried], header: name => context.header(name) })
     return this.choose(available, context)
   }
 

@@ -1,52 +1,89 @@
 import Fastify from 'fastify'
-import type { TSchema } from '@sinclair/typebox'
+import type { TObject, TSchema } from '@sinclair/typebox'
 import { KindGuard } from '@sinclair/typebox'
 import { inspect } from 'node:util'
 import t from 'tap'
 import { ProxyManager } from '../../lib/proxy-manager.ts'
 import { resolveOptions } from '../../lib/options.ts'
 import { ConnectionPool } from '../../lib/pool/index.ts'
-import rockstarProxy, { RoundRobin } from '../../plugins/index.ts'
-import { DEFAULT_METHODS, RockstarProxyOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema, type ForwardOptions, type RockstarProxyOptions } from '../../types/index.ts'
+import rockstarProxy, { IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin } from '../../plugins/index.ts'
+import {
+  BalancerSchema, DEFAULT_METHODS, RockstarProxyOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema,
+  type BalancerType, type ForwardOptions, type RockstarProxyOptions, type SelectContext, type UpstreamOptions
+} from '../../types/index.ts'
 import { startGateway } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
 import { ok, rawBackend } from '../helpers/wire.ts'
 
 const URL_1 = 'http://127.0.0.1:1'
+const SECRET = 'a secret of the test'
+const BALANCERS = ['round-robin', 'weighted-round-robin', 'random', 'least-requests', 'p2c', 'peak-ewma', 'ip-hash', 'ring-hash', 'maglev', 'rendezvous']
+const ONE_OF = `one of ${BALANCERS.map(type => `'${type}'`).join(', ')}`
 const nothing = () => {}
 const clock = new FakeClock()
 
-/** The own way of reading a schema here: all properties of all closed objects, as paths from the top. */
+/**
+ * The own way of reading a schema here: all properties of all closed objects, as paths from the top. Where a union has several of
+ * them, `{…}` says which is meant: by its `type`, else by its first property.
+ */
 function propertiesOf (schema: TSchema, path: string): string[] {
-  if (KindGuard.IsUnion(schema)) return schema.anyOf.flatMap(variant => propertiesOf(variant, path))
+  if (KindGuard.IsUnion(schema)) {
+    const objects = schema.anyOf.filter(isClosed)
+    return objects.flatMap(object => propertiesOf(object, objects.length === 1 ? path : `${path}{${object.properties.type?.const ?? Object.keys(object.properties)[0]}}`))
+  }
   if (KindGuard.IsArray(schema)) return propertiesOf(schema.items, `${path}[0]`)
-  if (!KindGuard.IsObject(schema) || schema.additionalProperties !== false) return []
+  if (!isClosed(schema)) return []
   return Object.entries(schema.properties).flatMap(([key, property]) => {
     const inner = path === '' ? key : `${path}.${key}`
     return [inner, ...propertiesOf(property, inner)]
   })
 }
 
-/** Options that hold `value` at `path` and are right otherwise. */
-function optionsWith (path: string, value: unknown): RockstarProxyOptions {
+function isClosed (schema: TSchema): schema is TObject {
+  return KindGuard.IsObject(schema) && schema.additionalProperties === false
+}
+
+/** What the objects at these paths cannot do without. */
+const needed: [RegExp, object][] = [
+  [/backends\[0\]$/, { url: URL_1 }],
+  [/weights$/, { from: 'latency' }],
+  [/affinity$/, { secret: SECRET }],
+  [/split\[0\]$/, { match: {} }]
+]
+
+/** What an object has to hold beside what a test puts into it. @param step the last one of its path */
+function besides (path: string, step: string): object {
+  const [, variant] = /\{(.+)\}$/.exec(step) ?? []
+  if (variant !== undefined) return { [BALANCERS.includes(variant) ? 'type' : variant]: variant }
+  return { ...needed.find(([place]) => place.test(path))?.[1] }
+}
+
+/** Options that hold `value` at `path` and are right otherwise. @param lone whether what holds the value holds nothing else */
+function optionsWith (path: string, value: unknown, lone = false): RockstarProxyOptions {
   const options: any = {}
   let at = options
-  const keys = path.split(/[.[]/)
-  keys.forEach((key, i) => {
-    const name = key.endsWith(']') ? Number(key.slice(0, -1)) : key
-    if (i === keys.length - 1) at[name] = value
-    else {
-      at[name] = keys[i + 1].endsWith(']') ? [] : keys[i] === '0]' && keys[i - 1] === 'backends' ? { url: URL_1 } : {}
-      at = at[name]
-    }
+  let read = ''
+  const steps = path.split(/(?=\[)|\./)
+  steps.forEach((step, i) => {
+    const key = step.replace(/^\[|[\]{].*$/g, '')
+    read += step.startsWith('[') ? step : `.${step}`
+    if (i === steps.length - 1) at[key] = value
+    else if (steps[i + 1].startsWith('[')) at[key] = []
+    else at[key] = lone && i === steps.length - 2 ? {} : besides(read, step)
+    at = at[key]
   })
   return options
 }
+
+/** A path as an error tells it. */
+const told = (path: string) => path.replaceAll(/\{.*?\}/g, '')
 
 interface Cases {
   good: unknown[]
   bad: unknown[]
   expected: string
+  /** Whether no value may be shown, but a boolean. */
+  secret?: boolean
 }
 
 const aBoolean: Cases = { good: [true, false], bad: ['yes', 1, null], expected: 'a boolean' }
@@ -56,6 +93,53 @@ const hook: Cases = { good: [nothing, [nothing, nothing], []], bad: [5, 'x', {},
 
 const pool = (minimum: number): Cases => ({ good: [minimum, minimum + 1000], bad: [minimum - 1, minimum + 0.5, '100', null], expected: `an integer of at least ${minimum}` })
 
+const aName: Cases = { good: ['a', 'ü b'], bad: ['', 5, null, {}], expected: 'a string of at least 1 characters' }
+const aboveZero: Cases = { good: [0.001, 1, 86_400_000], bad: [0, -1, '5', NaN, Infinity, null], expected: 'a number above 0' }
+const integer = (minimum: number, maximum: number): Cases => ({
+  good: [minimum, minimum + 1, maximum],
+  bad: [minimum - 1, maximum + 1, minimum + 0.5, String(minimum), NaN, Infinity, null],
+  expected: `an integer of at least ${minimum} and of at most ${maximum}`
+})
+const match: Cases = {
+  good: [{}, { version: 'v2' }, { version: ['v1', 2, true], canary: false, tier: 3 }],
+  bad: [[], 'v2', 5, null, undefined],
+  expected: 'an object of strings, numbers, booleans, or arrays of them'
+}
+const key: Cases = {
+  good: ['ip', 'path', { header: 'x-user' }, { cookie: 'sid' }, { query: 'q' }, nothing],
+  bad: ['url', 5, true, null, {}, [], { header: 'a', cookie: 'b' }],
+  expected: "'ip', 'path', { header }, { cookie }, { query } or a function"
+}
+const aToken: Cases = { good: ['x-user', 'X_User', "!#$%&'*+.^_`|~"], bad: ['', 'two words', 'a=b', 'x\r\ny', 5, null, undefined], expected: 'a name' }
+/** The same option in different places. */
+const keysAt = (path: string): Record<string, Cases> => ({
+  [path]: key,
+  [`${path}{header}.header`]: aToken,
+  [`${path}{cookie}.cookie`]: aToken,
+  [`${path}{query}.query`]: aName
+})
+const hashCases: Record<string, Cases> = {
+  ...keysAt('key'),
+  missing: { good: ['random', 'ip'], bad: ['none', 5, false, null], expected: "'random' or 'ip'" },
+  boundedLoad: { good: [1, 1.25, 100, false], bad: [0.99, 0, true, '1.25', NaN, Infinity, null], expected: 'a number of at least 1 or false' }
+}
+const policyCases: Record<string, Record<string, Cases>> = {
+  'least-requests': {
+    fullScanLimit: { good: [0, 1, 1_000], bad: [-1, 0.5, '32', NaN, Infinity, null], expected: 'an integer of at least 0' },
+    choices: integer(2, 16),
+    bias: { good: [0, 0.5, 10], bad: [-0.1, 10.1, '1', NaN, null], expected: 'a number of at least 0 and of at most 10' }
+  },
+  'peak-ewma': { decay: aboveZero, penalty: milliseconds },
+  'ip-hash': { boundedLoad: hashCases.boundedLoad },
+  'ring-hash': { ...hashCases, points: integer(1, 65_536), probes: integer(1, 64), minRingSize: integer(1, 1_048_576), maxRingSize: integer(1_024, 8_388_608) },
+  maglev: { ...hashCases, tableSize: integer(2, 5_000_011) },
+  rendezvous: hashCases
+}
+const balancerCases: Record<string, Cases> = Object.fromEntries(BALANCERS.flatMap(type => [
+  [`balancer{${type}}.type`, { good: [type], bad: ['fastest', 5, null, undefined], expected: ONE_OF }],
+  ...Object.entries(policyCases[type] ?? {}).map(([option, cases]) => [`balancer{${type}}.${option}`, cases])
+]))
+
 /** Of each option some values that are right, some that are wrong, and what is expected instead of those. */
 const cases: Record<string, Cases> = {
   backends: { good: [[], [URL_1], [{ url: URL_1 }], [URL_1, { id: 'b', url: 'http://127.0.0.1:2' }]], bad: [URL_1, 5, null, {}], expected: 'an array' },
@@ -63,10 +147,48 @@ const cases: Record<string, Cases> = {
   'backends[0].id': { good: ['a', 'ü', 'x'.repeat(128)], bad: ['', 5, null, 'x'.repeat(129)], expected: 'a string of at least 1 characters and of at most 128 characters' },
   'backends[0].url': { good: [URL_1, 'https://example.com/base/', new URL(URL_1)], bad: [undefined, '', 5, null, {}, []], expected: 'an http: or https: URL' },
   'backends[0].weight': { good: [0, 1, 65_535], bad: [-1, 65_536, 1.5, '1', NaN, Infinity, null], expected: 'an integer of at least 0 and of at most 65535' },
+  'backends[0].priority': integer(0, 127),
+  'backends[0].backup': aBoolean,
+  'backends[0].zone': aName,
   'backends[0].isActive': aBoolean,
   'backends[0].metadata': { good: [{}, { zone: 'a', nested: { deep: [1] } }], bad: [[], 'x', null, 5], expected: 'an object' },
-  balancer: { good: ['round-robin', { type: 'round-robin' }, { type: 'mine', select: nothing }, new RoundRobin()], bad: ['fastest', 5, false, null, nothing], expected: "one of 'round-robin', an object { type }, or a LoadBalancer with a select() method" },
-  'balancer.type': { good: ['round-robin'], bad: ['fastest', undefined, 5], expected: "one of 'round-robin'" },
+  balancer: {
+    good: [...BALANCERS, ...BALANCERS.map(type => ({ type })), { type: 'mine', select: nothing }, new RoundRobin(), new Maglev(), nothing, async () => undefined],
+    bad: ['fastest', 'Maglev', '', 5, true, false, null, ['maglev']],
+    expected: `${ONE_OF}, an object { type } with its options, a LoadBalancer with a select() method, or a function`
+  },
+  ...balancerCases,
+  weights: {
+    good: [false, { from: 'latency' }, { from: 'load-report' }, { from: nothing }, { from: 'latency', min: 2, max: 2 }],
+    bad: [true, 'latency', 5, nothing, [], null],
+    expected: 'false or an object { from, interval, min, max, blackout, expiry }'
+  },
+  'weights.from': { good: ['latency', 'load-report', nothing], bad: ['load', true, 5, {}, null, undefined], expected: "'latency', 'load-report' or a function" },
+  'weights.interval': { good: [10, 12.5, 60_000], bad: [9, 0, '1000', NaN, Infinity, null], expected: 'a number of at least 10' },
+  'weights.min': { ...aboveZero, good: [0.001, 1, 10] },
+  'weights.max': { ...aboveZero, good: [0.1, 1, 1_000] },
+  'weights.blackout': milliseconds,
+  'weights.expiry': aboveZero,
+  slowStart: { good: [true, false, {}, { window: 5, aggression: 2 }], bad: ['yes', 5, [], null], expected: 'a boolean or an object { window, aggression }' },
+  'slowStart.window': aboveZero,
+  'slowStart.aggression': aboveZero,
+  affinity: { good: [false, { secret: SECRET }], bad: [true, SECRET, [SECRET], 5, null], expected: 'false or an object { secret, cookie, … }', secret: true },
+  'affinity.secret': {
+    good: [SECRET, 'x'.repeat(16), [SECRET], [SECRET, 'y'.repeat(99)]],
+    bad: ['', 'x'.repeat(15), [], [SECRET, 'short'], [SECRET, 5], 1234567890123456, { key: SECRET }, false, null, undefined],
+    expected: 'a string of at least 16 characters, or an array of such',
+    secret: true
+  },
+  'affinity.cookie': { good: ['sid', '__Host-sid'], bad: ['', 'two words', 'a=b', 'a;b', 'ü', 5, null], expected: 'the name of a cookie' },
+  'affinity.maxAge': { good: [0, 1, 86_400_000], bad: [-1, 0.5, '5', NaN, Infinity, null], expected: 'an integer of at least 0' },
+  'affinity.path': { good: ['/', '/app', '/a b,c=d/:id'], bad: ['', 'app', '/a;b', '/a\r\nb', '/\u65e5', '/ü', 5, null], expected: 'a path' },
+  'affinity.domain': { good: ['example.com', '.example.com'], bad: ['', 'a;b', 'a b', 'a\r\nb', 'ü.example', 5, null], expected: 'a domain name' },
+  'affinity.secure': { good: [true, false, 'auto'], bad: ['yes', 1, null], expected: "a boolean or 'auto'" },
+  'affinity.httpOnly': aBoolean,
+  'affinity.sameSite': { good: ['strict', 'lax', 'none'], bad: ['Lax', false, '', 5, null], expected: "'strict', 'lax' or 'none'" },
+  'affinity.onUnavailable': { good: ['rebalance', 'fail'], bad: ['none', false, 5, null], expected: "'rebalance' or 'fail'" },
+  panicThreshold: { good: [0, 0.5, 1], bad: [-0.1, 1.1, 50, '0.5', false, NaN, null], expected: 'a number of at least 0 and of at most 1' },
+  zone: aName,
   timeout: { good: [{}, { connect: 1, headers: 2, idle: 3, request: 4 }], bad: [5, false, null, []], expected: 'an object' },
   'timeout.connect': milliseconds,
   'timeout.headers': milliseconds,
@@ -92,6 +214,22 @@ const cases: Record<string, Cases> = {
   'routes[0].methods[0]': { good: ['GET'], bad: ['', 5, null], expected: 'a string of at least 1 characters' },
   'routes[0].constraints': { good: [{}, { host: 'example.com' }], bad: [5, 'x', null], expected: 'an object' },
   'routes[0].upstream': { good: ['a', nothing, async () => 'a'], bad: ['', 5, {}, null], expected: 'the name of an upstream or a function that returns one' },
+  'routes[0].match': { ...match, bad: match.bad.slice(0, -1) },
+  'routes[0].split': { good: [[{ match: {} }], [{ match: { version: 'v1' }, weight: 95 }, { match: { version: 'v2' }, weight: 5, when: { header: 'x-canary' } }]], bad: [[], {}, 'v1', 5, null], expected: 'an array of at least 1 item' },
+  'routes[0].split[0]': { good: [{ match: {} }], bad: ['v1', 5, [], null, undefined], expected: 'an object' },
+  'routes[0].split[0].match': match,
+  'routes[0].split[0].weight': { good: [0, 0.5, 1, 1_000], bad: [-1, '5', NaN, Infinity, null], expected: 'a number of at least 0' },
+  'routes[0].split[0].when': {
+    good: [{ header: 'x-a' }, { header: 'x-a', value: '' }, { cookie: 'a', value: 'b' }],
+    bad: ['x-a', 5, true, null, [], {}, { value: 'a' }, { header: 'a', cookie: 'b' }],
+    expected: 'an object { header, value } or { cookie, value }'
+  },
+  'routes[0].split[0].when{header}.header': { ...aName, bad: ['', 5, null, undefined] },
+  'routes[0].split[0].when{header}.value': { good: ['', 'a'], bad: [5, true, null], expected: 'a string' },
+  'routes[0].split[0].when{cookie}.cookie': { ...aName, bad: ['', 5, null, undefined] },
+  'routes[0].split[0].when{cookie}.value': { good: ['', 'a'], bad: [5, true, null], expected: 'a string' },
+  ...keysAt('routes[0].splitKey'),
+  'routes[0].fallback': { good: ['any', 'none'], bad: ['all', false, true, 5, null], expected: "'any' or 'none'" },
   'routes[0].timeout': { good: [{}, { headers: 5 }], bad: [5, null, []], expected: 'an object' },
   'routes[0].timeout.connect': milliseconds,
   'routes[0].timeout.headers': milliseconds,
@@ -113,6 +251,7 @@ const cases: Record<string, Cases> = {
   'routes[0].config': { good: [{}, { mine: 1 }], bad: [5, 'x', null], expected: 'an object' },
   'routes[0].logLevel': { good: ['debug', 'silent'], bad: [5, null, {}], expected: 'a string' },
   shutdownTimeout: milliseconds,
+  random: aFunction,
   clock: { good: [clock], bad: [5, 'x', null], expected: 'a Clock with now(), wall(), setTimeout() and clearTimeout()' }
 }
 
@@ -145,18 +284,19 @@ t.test('every good value of every option is accepted', t => {
 })
 
 t.test('every bad value of every option is refused with its path, its value and what is expected', t => {
-  for (const [path, { bad, expected }] of Object.entries(cases)) {
+  for (const [path, { bad, expected, secret = false }] of Object.entries(cases)) {
     for (const value of bad) {
       const error = refusal(optionsWith(path, value))
+      const seen = secret && value !== undefined && typeof value !== 'boolean' ? '***' : shown(value)
       const text = `${path}: ${shown(value)}`
       if (error === undefined) {
         t.fail(`${text} was accepted`)
         continue
       }
       t.equal(error.code, 'FST_ROCKSTAR_INVALID_OPTIONS', text)
-      t.ok(error.message.startsWith(`options.${path}`), `${text} names its path`, { found: error.message })
+      t.ok(error.message.startsWith(`options.${told(path)} must be `), `${text} names its path`, { found: error.message })
       t.ok(error.message.includes(`must be ${expected}`), `${text} says what is expected`, { found: error.message })
-      t.ok(error.message.endsWith(`, and is ${shown(value)}`), `${text} shows its value`, { found: error.message })
+      t.ok(error.message.endsWith(`, and is ${seen}`), `${text} shows its value`, { found: error.message })
     }
   }
   t.end()
@@ -181,13 +321,75 @@ t.test('options that are no object are refused', t => {
 
 t.test('a misspelt key is refused with the nearest known one, wherever it stands', t => {
   for (const path of propertiesOf(RockstarProxyOptionsSchema, '')) {
-    if (path.endsWith(']')) continue
     const key = path.slice(path.lastIndexOf('.') + 1)
-    const misspelt = `${path.slice(0, path.length - key.length)}${key}x`
-    const error = refusal(optionsWith(misspelt, 1))
-    t.equal(error?.code, 'FST_ROCKSTAR_INVALID_OPTIONS', misspelt)
-    // `type` is missed before its misspelling is looked at: either tells.
-    t.ok(error?.message === `options.${misspelt} is not an option; did you mean '${key}'?` || path === 'balancer.type', misspelt, { found: error?.message })
+    for (const [how, lone] of [['beside what is needed', false], ['by itself', true]] as const) {
+      const error = refusal(optionsWith(`${path}x`, 1, lone))
+      t.equal(error?.code, 'FST_ROCKSTAR_INVALID_OPTIONS', `${path}x, ${how}`)
+      t.equal(error?.message, `options.${told(path)}x is not an option; did you mean '${key}'?`, `${path}x, ${how}`)
+    }
+  }
+  t.end()
+})
+
+t.test('where an object may be one of several, what is told is of the one that was meant', t => {
+  const key = "'ip', 'path', { header }, { cookie }, { query } or a function"
+  const told: [object, string][] = [
+    [{ balancer: { type: 'maglev', tableSizex: 1 } }, "balancer.tableSizex is not an option; did you mean 'tableSize'?"],
+    [{ balancer: { type: 'maglev', points: 5 } }, 'balancer.points is not an option'],
+    [{ balancer: { type: 'ip-hash', key: 'ip' } }, 'balancer.key is not an option'],
+    [{ balancer: { tyep: 'maglev' } }, "balancer.tyep is not an option; did you mean 'type'?"],
+    [{ balancer: { tablesize: 5 } }, "balancer.tablesize is not an option; did you mean 'tableSize'?"],
+    [{ balancer: { tableSize: 5 } }, "balancer.type must be 'maglev', and is nothing"],
+    [{ balancer: { key: 'ip' } }, `balancer.type must be ${ONE_OF}, and is nothing`],
+    [{ balancer: {} }, `balancer.type must be ${ONE_OF}, and is nothing`],
+    [{ balancer: { type: 'maglevv', tablesize: 5 } }, `balancer.type must be ${ONE_OF}, and is 'maglevv'`],
+    [{ balancer: { type: 'maglev', 'table/size~1': 5 } }, "balancer.table/size~1 is not an option; did you mean 'tableSize'?"],
+    [{ balancer: { 'table/size~': 5 } }, "balancer.table/size~ is not an option; did you mean 'tableSize'?"],
+    [{ balancer: { type: 'maglev', key: { headerx: 'a' } } }, "balancer.key.headerx is not an option; did you mean 'header'?"],
+    [{ balancer: { type: 'maglev', key: { header: 'a', cokie: 'b' } } }, "balancer.key.cokie is not an option; did you mean 'cookie'?"],
+    [{ balancer: { type: 'maglev', key: { header: 'a', cookie: 'b' } } }, `balancer.key must be ${key}, and is { header: 'a', cookie: 'b' }`],
+    [{ balancer: { type: 'maglev', key: { body: 'a' } } }, `balancer.key must be ${key}, and is { body: 'a' }`],
+    [{ balancer: { type: 'maglev', key: { type: 'cookie', cookie: 'a' } } }, `balancer.key must be ${key}, and is { type: 'cookie', cookie: 'a' }`],
+    [{ routes: [{ split: [{ match: {}, when: { headerx: 'a' } }] }] }, "routes[0].split[0].when.headerx is not an option; did you mean 'header'?"],
+    [{ routes: [{ split: [{ match: {}, when: { cookie: 'a', valeu: 'b' } }] }] }, "routes[0].split[0].when.valeu is not an option; did you mean 'value'?"],
+    [{ routes: [{ split: [{ match: {} }, { mach: {} }] }] }, "routes[0].split[1].mach is not an option; did you mean 'match'?"],
+    [{ routes: [{ splitKey: { coookie: 'sid' } }] }, "routes[0].splitKey.coookie is not an option; did you mean 'cookie'?"],
+    [{ slowStart: { zzzzzzzz: 5 } }, 'slowStart.zzzzzzzz is not an option'],
+    [{ slowStart: { window: 0, zzzzzzzz: 5 } }, 'slowStart.zzzzzzzz is not an option'],
+    [{ routes: [{ match: { version: null } }] }, 'routes[0].match.version must be a string, a number, a boolean, or an array of them, and is null'],
+    [{ routes: [{ match: { version: [] } }] }, 'routes[0].match.version must be a string, a number, a boolean, or an array of them, and is []'],
+    [{ routes: [{ split: [{ match: { version: { v: 2 } } }] }] }, 'routes[0].split[0].match.version must be a string, a number, a boolean, or an array of them, and is { v: 2 }']
+  ]
+  for (const [options, message] of told) t.match(refusal(options), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: `options.${message}` }, message)
+  t.end()
+})
+
+t.test('the least factor of weights must be at most the highest', t => {
+  const told: [object, string][] = [
+    [{ min: 5, max: 2 }, 'weights.min must be at most weights.max, 2, and is 5'],
+    [{ min: 10.5 }, 'weights.min must be at most weights.max, 10, and is 10.5'],
+    [{ max: 0.05 }, 'weights.min must be at most weights.max, 0.05, and is 0.1']
+  ]
+  for (const [more, message] of told) {
+    const weights = { from: 'latency', ...more }
+    t.match(refusal({ weights }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: `options.${message}` })
+    t.match(refusal({ upstreams: { other: { weights } } }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: `options.upstreams.other.${message}` })
+    const manager = new ProxyManager({})
+    t.throws(() => manager.addUpstream('other', { weights } as UpstreamOptions), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: `upstreams.other.${message}` })
+    t.equal(manager.listUpstreams().length, 1)
+  }
+  t.equal(refusal({ weights: { from: 'latency', min: 3, max: 3 } }), undefined)
+  t.end()
+})
+
+t.test('no secret of the affinity appears in an error', t => {
+  const hunter = 'hunter2hunter2hunter2'
+  for (const affinity of [hunter, [hunter], { secret: 'hunter2' }, { secret: [hunter, 'hunter2'] }, { secret: [hunter, 5] }, { secret: { a: hunter } }, { secret: hunter, maxAge: -1 }, { secrets: hunter }, [{ secret: hunter }]]) {
+    for (const options of [{ affinity }, { upstreams: { other: { affinity } } }, { affinity: { secret: hunter }, routes: [{ prefx: '/' }] }]) {
+      const error = refusal(options)
+      t.equal(error?.code, 'FST_ROCKSTAR_INVALID_OPTIONS')
+      t.notMatch(error?.message, /hunter2/)
+    }
   }
   t.end()
 })
@@ -209,10 +411,10 @@ t.test('a named upstream takes the same options, and its errors name it', t => {
       if (path.startsWith('backends[0].') && value === undefined) continue
       const error = refusal(optionsWith(`upstreams.other.${path}`, value))
       t.match(error, { code: 'FST_ROCKSTAR_INVALID_OPTIONS' }, `upstreams.other.${path}: ${shown(value)}`)
-      t.ok(error?.message.startsWith(`options.upstreams.other.${path.split(/[.[]/)[0]}`), 'with its path', { found: error?.message })
+      t.ok(error?.message.startsWith(`options.upstreams.other.${told(path.split(/[.[]/)[0])}`), 'with its path', { found: error?.message })
     }
   }
-  for (const key of ['routes', 'upstreams', 'shutdownTimeout', 'clock']) {
+  for (const key of ['routes', 'upstreams', 'shutdownTimeout', 'random', 'clock']) {
     t.match(refusal({ upstreams: { other: { [key]: undefined } } })?.message ?? '', `options.upstreams.other.${key} is not an option`, `${key} is for the root alone`)
   }
   t.match(refusal({ upstreams: { 'a/b~c': { backend: [] } } }), { message: "options.upstreams.a/b~c.backend is not an option; did you mean 'backends'?" })
@@ -228,12 +430,35 @@ t.test('what is not given is as the defaults say, and what is undefined counts a
   const allUndefined = Object.fromEntries(propertiesOf(RockstarProxyOptionsSchema, '').filter(path => !/[.[]/.test(path)).map(key => [key, undefined]))
   for (const given of [{}, allUndefined]) {
     const { options, state } = new ProxyManager(given)
-    t.match(options, { backends: [], balancer: 'round-robin', preserveHost: false, forwarded: true, via: 'rockstar-proxy', upstreams: {}, routes: [], shutdownTimeout: 10_000 })
+    t.match(options, { backends: [], balancer: 'round-robin', weights: false, slowStart: false, affinity: false, panicThreshold: 0.5, preserveHost: false, forwarded: true, via: 'rockstar-proxy', upstreams: {}, routes: [], shutdownTimeout: 10_000 })
     t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 60_000, request: 30_000 })
     t.equal(state.via, 'rockstar-proxy')
     t.strictSame({ ...state.forwarded }, { xForwarded: true, standard: true })
     t.strictSame({ ...(state.pool as ConnectionPool).options }, { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, keepAliveMargin: 1_000, maxHeaderSize: 16_384 })
     t.equal(state.balancer.type, 'round-robin')
+    t.match(state.selector, { affinity: null, panicThreshold: 0.5, zone: undefined })
+  }
+  const [given] = new ProxyManager({ backends: [URL_1] }).listBackends()
+  t.match(given, { weight: 1, priority: 0, zone: undefined })
+  t.end()
+})
+
+t.test('a policy has its defaults, by name and as an object', t => {
+  const hash = { key: 'ip', missing: 'random', boundedLoad: false }
+  const defaults: Record<string, object> = {
+    'least-requests': { fullScanLimit: 32, choices: 2, bias: 1 },
+    'peak-ewma': { decay: 10_000, penalty: 1_000 },
+    'ip-hash': { boundedLoad: false },
+    'ring-hash': { ...hash, points: 160, probes: 21, minRingSize: 160, maxRingSize: 524_288 },
+    maglev: { ...hash, tableSize: 65_537 },
+    rendezvous: hash
+  }
+  for (const type of BALANCERS) {
+    const expected = { type, ...defaults[type] }
+    t.strictSame(resolveOptions(BalancerSchema, { type }, 'balancer'), expected, type)
+    const undefineds = Object.fromEntries(Object.keys(expected).map(key => [key, undefined]))
+    t.strictSame(resolveOptions(BalancerSchema, { ...undefineds, type }, 'balancer'), expected, `${type}, and what is undefined is not given`)
+    t.match(new ProxyManager({ balancer: type as BalancerType }).getLoadBalancer(), { type: type === 'weighted-round-robin' ? 'round-robin' : type })
   }
   t.end()
 })
@@ -243,6 +468,10 @@ t.test('a part of an object leaves the rest of it as the defaults say', t => {
   t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 7, request: 30_000 })
   t.match((state.pool as ConnectionPool).options, { connections: 2, idleTimeout: 90_000 })
   t.strictSame({ ...state.forwarded }, { xForwarded: true, standard: false })
+  const { weights, slowStart, affinity } = new ProxyManager({ weights: { from: 'load-report', max: 3 }, slowStart: { window: 7 }, affinity: { secret: SECRET, maxAge: 9 } }).options
+  t.strictSame(weights, { from: 'load-report', interval: 1_000, min: 0.1, max: 3, blackout: 10_000, expiry: 180_000 })
+  t.strictSame(slowStart, { window: 7, aggression: 1 })
+  t.strictSame(affinity, { secret: SECRET, cookie: 'rockstar-affinity', maxAge: 9, path: '/', secure: 'auto', httpOnly: true, sameSite: 'lax', onUnavailable: 'rebalance' })
   t.end()
 })
 
@@ -253,14 +482,28 @@ t.test('0 and false are values, not gaps', t => {
     forwarded: false,
     timeout: { connect: 0, headers: 0, idle: 0, request: 0 },
     pool: { connectTimeout: 0, keepAliveMargin: 0 },
-    backends: [{ url: URL_1, weight: 0, isActive: false }]
+    panicThreshold: 0,
+    weights: { from: 'load-report', blackout: 0 },
+    slowStart: false,
+    affinity: { secret: SECRET, maxAge: 0, secure: false, httpOnly: false },
+    balancer: { type: 'least-requests', fullScanLimit: 0, bias: 0 },
+    routes: [{ split: [{ match: {}, weight: 0 }] }],
+    backends: [{ url: URL_1, weight: 0, isActive: false, priority: 0, backup: true }]
   })
   t.equal(options.shutdownTimeout, 0)
   t.equal(state.via, null)
   t.strictSame({ ...state.forwarded }, { xForwarded: false, standard: false })
   t.strictSame({ ...state.timeouts }, { connect: 0, headers: 0, idle: 0, request: 0 })
   t.match((state.pool as ConnectionPool).options, { connectTimeout: 0, keepAliveMargin: 0 })
-  t.match(state.list()[0], { weight: 0, isActive: false })
+  t.match(state.list()[0], { weight: 0, isActive: false, priority: 0 }, 'a priority of 0 is one, whatever `backup` says')
+  t.equal(state.selector.panicThreshold, 0)
+  t.match(options, {
+    weights: { blackout: 0 },
+    slowStart: false,
+    affinity: { maxAge: 0, secure: false, httpOnly: false },
+    balancer: { fullScanLimit: 0, bias: 0 },
+    routes: [{ split: [{ weight: 0 }] }]
+  })
   t.end()
 })
 
@@ -294,11 +537,30 @@ t.test('an instance of a load balancer is used itself, whatever it is made of', 
   class Extended extends RoundRobin {
     override select () { return undefined }
   }
-  for (const balancer of [{ type: 'mine', select: () => undefined }, new Getter(), new RoundRobin(), new SameType(), new Extended()]) {
+  const ours = [IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin].map(Policy => new Policy())
+  for (const balancer of [{ type: 'mine', select: () => undefined }, new Getter(), ...ours, new SameType(), new Extended()]) {
     t.equal(new ProxyManager({ balancer }).getLoadBalancer(), balancer, `as an option: ${balancer.constructor.name} '${balancer.type}'`)
     const manager = new ProxyManager({})
     manager.setLoadBalancer(balancer)
     t.equal(manager.getLoadBalancer(), balancer, `by the setter: ${balancer.constructor.name} '${balancer.type}'`)
+  }
+  t.end()
+})
+
+t.test('a function is a balancer that calls it', t => {
+  const given: unknown[][] = []
+  const context = {} as SelectContext
+  const choose = (...args: unknown[]): undefined => { given.push(args) }
+  const setter = new ProxyManager({})
+  setter.setLoadBalancer(choose)
+  for (const manager of [new ProxyManager({ balancer: choose }), setter]) {
+    const balancer = manager.getLoadBalancer()
+    t.equal(balancer.type, 'function')
+    const available = Object.freeze([])
+    balancer.select(available, context)
+    t.strictSame(given.length, 1)
+    t.equal(given[0][0], available)
+    t.equal(given.pop()?.[1], context)
   }
   t.end()
 })
@@ -376,16 +638,24 @@ t.test('the objects of the caller are never changed: all of them may be frozen',
   const metadata = { zone: 'a', nested: { list: [1, 2] } }
   const options = deepFrozen<RockstarProxyOptions>({
     backends: [backend.url, { id: 'b', url: new URL(backend.url), weight: 3, metadata }],
-    balancer: { type: 'round-robin' },
+    balancer: { type: 'maglev', key: { header: 'x-user' }, tableSize: 101 },
+    weights: { from: 'latency', min: 0.5 },
+    slowStart: { window: 5 },
+    affinity: { secret: [SECRET, `another ${SECRET}`] },
     timeout: { connect: 1_000 },
     pool: { connections: 2 },
     forwarded: { standard: false },
     upstreams: { other: { backends: [{ url: backend.url, weight: 2 }], timeout: {}, forwarded: {} } },
-    routes: [{ prefix: '/api', methods: ['GET'], timeout: { idle: 5_000 }, config: { mine: 1 }, preHandler: [(_request, _reply, done) => done()], rewriteHeaders: headers => headers }],
+    routes: [{ prefix: '/api', methods: ['GET'], timeout: { idle: 5_000 }, config: { mine: 1 }, preHandler: [(_request, _reply, done) => done()], rewriteHeaders: headers => headers }, {
+      prefix: '/split',
+      match: { zone: ['a', 'b'] },
+      split: [{ match: { zone: 'b' }, when: { cookie: 'b', value: '1' } }, { match: { zone: 'a' }, weight: 3 }],
+      splitKey: { query: 'q' }
+    }],
     shutdownTimeout: 0
   })
   const before = inspect(options, { depth: 9 })
-  const call = deepFrozen<ForwardOptions>({ path: '/x', timeout: { headers: 1_000 }, rewriteRequestHeaders: (_request, headers) => headers })
+  const call = deepFrozen<ForwardOptions>({ path: '/x', match: { zone: ['a'] }, split: [{ match: {}, when: { header: 'x-a' }, weight: 1 }], splitKey: { cookie: 'sid' }, timeout: { headers: 1_000 }, rewriteRequestHeaders: (_request, headers) => headers })
   const gateway = await startGateway(t, options, {
     setup: app => {
       app.get('/call', (request, reply) => app.proxy.forward(request, reply, call))
@@ -393,12 +663,12 @@ t.test('the objects of the caller are never changed: all of them may be frozen',
     }
   })
   const { proxy } = gateway.app
-  for (const path of ['/api/a', '/call', '/capture']) t.equal((await gateway.app.inject(path)).body, 'frozen', path)
+  for (const path of ['/api/a', '/split', '/call', '/capture']) t.equal((await gateway.app.inject(path)).body, 'frozen', path)
 
   proxy.addBackend(deepFrozen({ id: 'c', url: backend.url, metadata: { a: 1 } }))
   proxy.updateBackend('c', deepFrozen({ weight: 4, metadata: { b: 2 } }))
   proxy.addUpstream('third', deepFrozen({ backends: [backend.url], timeout: { idle: 1 } }))
-  proxy.setLoadBalancer(deepFrozen({ type: 'round-robin' as const }))
+  proxy.setLoadBalancer(deepFrozen({ type: 'ring-hash' as const, key: { cookie: 'sid' } }))
   proxy.setConnectionPool(deepFrozen({ connections: 1 }))
   await proxy.removeBackend('c', deepFrozen({ drain: { timeout: 10 } }))
   await proxy.removeUpstream('third', deepFrozen({ drain: { timeout: 10 } }))
@@ -410,15 +680,31 @@ t.test('the objects of the caller are never changed: all of them may be frozen',
 t.test('a change of the caller\'s object after it was given changes nothing', t => {
   const metadata: Record<string, unknown> = { a: 1 }
   const url = new URL(URL_1)
-  const options = { backends: [{ id: 'b', url, weight: 2, metadata }], timeout: { idle: 5 } }
+  const options = {
+    backends: [{ id: 'b', url, weight: 2, metadata }],
+    timeout: { idle: 5 },
+    affinity: { secret: [SECRET] },
+    weights: { from: 'latency' as const, min: 0.5 },
+    balancer: { type: 'maglev' as const, key: { header: 'x-user' } },
+    routes: [{ match: { version: ['v1'] }, split: [{ match: { tier: [1] }, weight: 5 }] }]
+  }
   const manager = new ProxyManager(options)
   metadata.a = 2
   url.port = '99'
   options.backends[0].weight = 9
   options.timeout.idle = 9
+  options.affinity.secret.push('x')
+  options.weights.min = 99
+  options.balancer.key.header = 'x-other'
+  options.routes[0].match.version.push('v2')
+  options.routes[0].split[0].match.tier[0] = 2
+  options.routes[0].split[0].weight = 9
   t.match(manager.getBackend('b'), { weight: 2, metadata: { a: 1 } })
   t.equal(manager.getBackend('b').url.href, `${URL_1}/`)
   t.equal(manager.state.timeouts.idle, 5)
+  t.strictSame(manager.options.affinity, { ...manager.options.affinity, secret: [SECRET] })
+  t.match(manager.options, { weights: { min: 0.5 }, balancer: { key: { header: 'x-user' } } })
+  t.strictSame([manager.options.routes?.[0].match, manager.options.routes?.[0].split], [{ version: ['v1'] }, [{ match: { tier: [1] }, weight: 5 }]])
   t.end()
 })
 
@@ -432,10 +718,13 @@ t.test('options are read when the plugin is registered, and never again for a re
     }
   })
   const gateway = await startGateway(t, {
-    backends: [counted({ url: backend.url, weight: 1 })],
+    backends: [counted({ url: backend.url, weight: 1, metadata: counted({ version: 'v1' }) })],
+    balancer: counted({ type: 'maglev' as const, key: counted({ header: 'x-user' }) }),
+    weights: counted({ from: 'latency' as const }),
+    affinity: counted({ secret: SECRET }),
     timeout: counted({ idle: 1_000 }),
     pool: counted({ connections: 4 }),
-    routes: [counted({ prefix: '/api', rewritePrefix: '/x', timeout: counted({ idle: 2_000 }), preserveHost: true })]
+    routes: [counted({ prefix: '/api', rewritePrefix: '/x', timeout: counted({ idle: 2_000 }), preserveHost: true, match: counted({ version: counted(['v1']) }), split: [counted({ match: counted({}), weight: 1, when: counted({ header: 'x-a' }) })] })]
   })
   const atRegister = reads
   t.ok(atRegister > 0, 'they were read')

@@ -1,7 +1,9 @@
 import t from 'tap'
+import { hashReady } from '../../lib/balancer/index.ts'
 import { ProxyManager } from '../../lib/proxy-manager.ts'
 import { ConnectionPool } from '../../lib/pool/index.ts'
-import { RoundRobin } from '../../plugins/index.ts'
+import { IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin } from '../../plugins/index.ts'
+import type { BalancerInput, BalancerType, LoadBalancer } from '../../types/index.ts'
 import { FakeClock } from '../helpers/clock.ts'
 
 const A = { id: 'a', url: 'http://127.0.0.1:1' }
@@ -66,7 +68,7 @@ t.test('a drain may be given more time than Node\'s timers can count', async t =
 
 t.test('the list as JSON is plain data', t => {
   const manager = new ProxyManager({ backends: [{ ...A, metadata: { zone: 'x' } }] })
-  t.match(JSON.parse(JSON.stringify(manager.listBackends())), [{ id: 'a', url: 'http://127.0.0.1:1/', weight: 1, isActive: true, draining: false, metadata: { zone: 'x' }, inFlight: 0 }])
+  t.match(JSON.parse(JSON.stringify(manager.listBackends())), [{ id: 'a', url: 'http://127.0.0.1:1/', weight: 1, effectiveWeight: 1, priority: 0, isActive: true, available: true, draining: false, metadata: { zone: 'x' }, inFlight: 0 }])
   t.end()
 })
 
@@ -203,6 +205,30 @@ t.test('the balancer is set by name, by object and as an instance', t => {
   t.end()
 })
 
+t.test('every policy is set by its name, with its options, and as an instance of its class', async t => {
+  await hashReady
+  const classes = { random: Random, 'least-requests': LeastRequests, p2c: P2c, 'peak-ewma': PeakEwma, 'ip-hash': IpHash, 'ring-hash': RingHash, maglev: Maglev, rendezvous: Rendezvous, 'round-robin': RoundRobin }
+  const manager = new ProxyManager({ backends: [A, B] })
+  for (const [type, Policy] of Object.entries(classes) as [BalancerType, new () => LoadBalancer][]) {
+    for (const input of [type, { type }]) {
+      manager.setLoadBalancer(input)
+      t.ok(manager.getLoadBalancer() instanceof Policy, type)
+      t.equal(manager.getLoadBalancer().type, type)
+    }
+    const instance = new Policy()
+    manager.setLoadBalancer(instance)
+    t.equal(manager.getLoadBalancer(), instance, type)
+  }
+  manager.setLoadBalancer('weighted-round-robin')
+  t.ok(manager.getLoadBalancer() instanceof RoundRobin, 'one policy by two names')
+  const before = manager.getLoadBalancer()
+  for (const [wrong, message] of [
+    [{ type: 'maglev', tableSizex: 1 }, "balancer.tableSizex is not an option; did you mean 'tableSize'?"],
+    [{ type: 'ring-hash', points: 0 }, 'balancer.points must be an integer of at least 1 and of at most 65536, and is 0']
+  ] as const) t.throws(() => manager.setLoadBalancer(wrong as BalancerInput), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message })
+  t.equal(manager.getLoadBalancer(), before)
+})
+
 t.test('the pool is set by options and as an instance', t => {
   const manager = new ProxyManager({ pool: { connections: 7 } })
   const first = manager.getConnectionPool() as ConnectionPool
@@ -241,16 +267,19 @@ const zero = {
   p90ResponseTime: 0,
   p99ResponseTime: 0
 }
+/** The same of a backend that was never chosen. */
+const unused = { ...zero, share: 0, weight: 1, effectiveWeight: 1, chosenBecause: { balancer: 0, affinity: 0, priority: 0, zone: 0, fallback: 0, panic: 0 } }
 
 t.test('metrics that have counted nothing are all zeros, and plain data', t => {
   const manager = new ProxyManager({ backends: [A], upstreams: { one: { backends: [B] }, two: {} } })
   t.strictSame(JSON.parse(JSON.stringify(manager.getMetrics())), {
     ...zero,
     totalRetries: 0,
-    backends: { a: zero },
+    panic: false,
+    backends: { a: unused },
     upstreams: {
-      one: { ...zero, totalRetries: 0, backends: { b: zero } },
-      two: { ...zero, totalRetries: 0, backends: {} }
+      one: { ...zero, totalRetries: 0, panic: false, backends: { b: unused } },
+      two: { ...zero, totalRetries: 0, panic: false, backends: {} }
     }
   })
   t.strictSame(Object.keys(manager.upstream('one').getMetrics()).includes('upstreams'), false, 'a named one has none below it')
@@ -261,9 +290,11 @@ t.test('metrics are a copy', t => {
   const manager = new ProxyManager({ backends: [A] })
   const before = manager.getMetrics()
   before.backends.a.totalRequests = 99
+  before.backends.a.chosenBecause.balancer = 99
   manager.state.get('a').counters.begin()
   t.equal(before.inFlight, 0)
   t.equal(manager.getMetrics().backends.a.totalRequests, 1)
+  t.equal(manager.getMetrics().backends.a.chosenBecause.balancer, 0)
   t.end()
 })
 

@@ -1,16 +1,10 @@
 import t from 'tap'
-import { Deadlines } from '../../lib/deadlines.ts'
-import { Upstream } from '../../lib/upstream.ts'
-import type { Backend, ConnectionPool, LoadBalancer, PoolStats, UpstreamOptions } from '../../types/index.ts'
-import { FakeClock } from '../helpers/clock.ts'
+import type { Backend, ConnectionPool, LoadBalancer, PoolStats } from '../../types/index.ts'
+import { makeUpstream as make } from '../helpers/upstream.ts'
 
 const A = { id: 'a', url: 'http://127.0.0.1:1' }
 const B = { id: 'b', url: 'http://127.0.0.1:2' }
 const C = { id: 'c', url: 'http://127.0.0.1:3' }
-
-function make (options: UpstreamOptions = {}, clock = new FakeClock()) {
-  return { clock, upstream: new Upstream('test', options, { clock, deadlines: new Deadlines(clock) }, 'options') }
-}
 
 const idsOf = (backends: readonly Backend[]) => backends.map(backend => backend.id).join('')
 
@@ -69,6 +63,26 @@ t.test('who has no weight, is not active or drains is listed and not available',
   upstream.get('b').settle('successful', 1)
   await removal
   t.equal(idsOf(upstream.list()), 'ac')
+})
+
+t.test('a change of priority or zone counts from the next choice on', t => {
+  const { upstream } = make({ backends: [A, B], zone: 'here' })
+  const groups = () => upstream.selector.whole.groups.map(({ priority, zone, share, available }) => [priority, zone, share, idsOf(available)])
+  t.strictSame(groups(), [[0, undefined, 1, 'ab']])
+  upstream.update('b', { priority: 1 })
+  t.strictSame(groups(), [[0, undefined, 1, 'a']], 'who comes first carries all')
+  upstream.update('a', { backup: true })
+  t.strictSame(groups(), [[1, undefined, 1, 'ab']])
+  upstream.update('a', { zone: 'here' })
+  t.strictSame(groups(), [[1, 'own', 1, 'a']], 'and of the own zone first')
+  upstream.update('a', { zone: 'there' })
+  t.strictSame(groups(), [[1, undefined, 1, 'ab']], 'where none is here, all will do')
+  upstream.update('b', { priority: 0, weight: 0 })
+  t.strictSame(groups(), [[1, undefined, 1, 'a']], 'one without a weight carries nothing')
+  t.throws(() => upstream.update('a', { priority: 0, zone: '' }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS' })
+  t.strictSame(groups(), [[1, undefined, 1, 'a']], 'a change that is refused changes nothing')
+  t.equal(idsOf(upstream.available), 'a')
+  t.end()
 })
 
 t.test('a list that was given out is a copy', t => {
@@ -308,4 +322,9 @@ t.test('a balancer that throws when it hears of a change leaves nothing half don
   const rejected = await Promise.resolve().then(() => upstream.remove('a')).then(() => false, () => true)
   const left = upstream.list().filter(backend => backend.id === 'a')
   t.strictSame(left.map(backend => backend.draining), rejected ? [false] : [], 'removed, or an error and not draining for ever')
+})
+
+t.test('a cookie that browsers would throw away is refused', async t => {
+  t.throws(() => make({ affinity: { secret: 'a secret of some length', sameSite: 'none', secure: false } }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: /options\.affinity\.secure must not be false where sameSite is 'none'/ })
+  t.doesNotThrow(() => make({ affinity: { secret: 'a secret of some length', cookie: 'a', sameSite: 'none', secure: true } }))
 })

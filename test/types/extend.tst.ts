@@ -30,6 +30,11 @@ test('a load balancer of one\'s own is a small class', () => {
     }
 
     rebuild (available: readonly Backend[]) { expect(available).type.toBe<readonly Backend[]>() }
+    fork () { return new Whole() }
+    peek (available: readonly Backend[], context: SelectContext) { return this.select(available, context) }
+  }
+  class Wrong extends First {
+    fork () { return 'another' }
   }
   class Extended extends RoundRobin {
     override select (available: readonly Backend[], context: SelectContext) { return super.select(available, context) }
@@ -40,6 +45,13 @@ test('a load balancer of one\'s own is a small class', () => {
   expect(proxy.setLoadBalancer).type.toBeCallableWith({ type: 'literal', select: (available: readonly Backend[]) => available[0] })
   expect(proxy.setLoadBalancer).type.toBeCallableWith('round-robin')
   expect(proxy.setLoadBalancer).type.toBeCallableWith({ type: 'round-robin' })
+  expect(proxy.setLoadBalancer).type.toBeCallableWith({ type: 'maglev', key: { header: 'x-user' }, tableSize: 101 })
+  expect(proxy.setLoadBalancer).type.toBeCallableWith((available: readonly Backend[]) => available[0])
+  expect(proxy.setLoadBalancer).type.toBeCallableWith(async (available: readonly Backend[]) => available.at(-1))
+  expect(proxy.setLoadBalancer).type.not.toBeCallableWith(new Wrong())
+  expect(proxy.setLoadBalancer).type.not.toBeCallableWith({ type: 'maglev', tableSizex: 101 })
+  expect(proxy.setLoadBalancer).type.not.toBeCallableWith({ type: 'random', choices: 2 })
+  expect(proxy.setLoadBalancer).type.not.toBeCallableWith(() => 'a')
   expect(proxy.setLoadBalancer).type.not.toBeCallableWith('fastest')
   expect(proxy.setLoadBalancer).type.not.toBeCallableWith({ type: 'fastest' })
   expect(proxy.setLoadBalancer).type.not.toBeCallableWith({ select: () => undefined })

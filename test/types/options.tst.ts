@@ -1,5 +1,6 @@
 import Fastify from 'fastify'
-import rockstarProxy, { type RockstarProxyOptions, type RouteOptions, type UpstreamOptions } from 'rockstar-proxy'
+import rockstarProxy from 'rockstar-proxy'
+import type { Backend, HashKey, RockstarProxyOptions, RouteOptions, SelectContext, SelectFunction, SplitPart, UpstreamOptions, WeightSample } from 'rockstar-proxy'
 import passthrough from 'rockstar-proxy/passthrough'
 import routes from 'rockstar-proxy/routes'
 import { describe, expect, test } from 'tstyche'
@@ -43,6 +44,77 @@ describe('the options of the plugin', () => {
     expect(take.root).type.not.toBeCallableWith({ shutdownTimeout: '5' })
   })
 
+  test('a balancer is a name, an object with its options, an instance or a function', () => {
+    for (const balancer of [
+      'round-robin', 'weighted-round-robin', 'random', 'least-requests', 'p2c', 'peak-ewma', 'ip-hash', 'ring-hash', 'maglev', 'rendezvous'
+    ] as const) {
+      expect(take.root).type.toBeCallableWith({ balancer })
+      expect(take.root).type.toBeCallableWith({ balancer: { type: balancer } })
+    }
+    expect(take.root).type.toBeCallableWith({ balancer: { type: 'least-requests', fullScanLimit: 8, choices: 3, bias: 0.5 } })
+    expect(take.root).type.toBeCallableWith({ balancer: { type: 'peak-ewma', decay: 5_000, penalty: 100 } })
+    expect(take.root).type.toBeCallableWith({ balancer: { type: 'ip-hash', boundedLoad: 1.25 } })
+    expect(take.root).type.toBeCallableWith({ balancer: { type: 'ring-hash', key: { cookie: 'sid' }, missing: 'ip', boundedLoad: false, points: 100, probes: 1, minRingSize: 1, maxRingSize: 10_000 } })
+    expect(take.root).type.toBeCallableWith({ balancer: { type: 'maglev', key: { header: 'x-user' }, tableSize: 101 } })
+    expect(take.root).type.toBeCallableWith({ balancer: { type: 'rendezvous', key: (context: SelectContext) => context.header('x-user') } })
+    expect(take.root).type.toBeCallableWith({ balancer: { type: 'mine', select: (available: readonly Backend[]) => available[0] } })
+    expect(take.root).type.toBeCallableWith({ balancer: (available: readonly Backend[]) => available[0] })
+    expect(take.root).type.toBeCallableWith({ balancer: async (available: readonly Backend[]) => available.at(-1) })
+    expect(take.root).type.toBeCallableWith({ balancer: () => undefined })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'maglev', tableSizex: 101 } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'maglev', points: 101 } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'ip-hash', key: 'ip' } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'random', choices: 2 } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'maglev', tableSize: '101' } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'ring-hash', key: 'port' } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'ring-hash', key: { headerx: 'a' } } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { type: 'ring-hash', missing: 'none' } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: { tableSize: 101 } })
+    expect(take.root).type.not.toBeCallableWith({ balancer: () => 'a' })
+    expect(take.root).type.not.toBeCallableWith({ balancer: true })
+  })
+
+  test('a function that balances has its parameters typed', () => {
+    app.register(rockstarProxy, {
+      balancer: (available, context) => {
+        expect(available).type.toBe<readonly Backend[]>()
+        expect(context).type.toBe<SelectContext>()
+        expect(context.header('x-user')).type.toBe<string | undefined>()
+        return available[0]
+      }
+    })
+    expect((available: readonly Backend[], { path }: SelectContext) => available.find(({ id }) => id === path)).type.toBeAssignableTo<SelectFunction>()
+    expect(() => 5).type.not.toBeAssignableTo<SelectFunction>()
+  })
+
+  test('what surrounds the balancer has its types', () => {
+    expect(take.root).type.toBeCallableWith({
+      weights: { from: 'latency', interval: 500, min: 0.5, max: 2, blackout: 0, expiry: 60_000 },
+      slowStart: { window: 5_000, aggression: 2 },
+      affinity: { secret: ['new', 'old'], cookie: 'sid', maxAge: 5, path: '/', domain: 'a.example', secure: 'auto', httpOnly: true, sameSite: 'lax', onUnavailable: 'fail' },
+      panicThreshold: 0.3,
+      zone: 'eu',
+      random: () => 0.5
+    })
+    expect(take.root).type.toBeCallableWith({ weights: { from: 'load-report' }, slowStart: true, affinity: { secret: 'a' } })
+    expect(take.root).type.toBeCallableWith({ weights: { from: (backend: Backend, sample: WeightSample) => sample.requests / backend.weight } })
+    expect(take.root).type.toBeCallableWith({ weights: false, slowStart: false, affinity: false })
+    expect(take.root).type.not.toBeCallableWith({ weights: true })
+    expect(take.root).type.not.toBeCallableWith({ weights: { interval: 5 } })
+    expect(take.root).type.not.toBeCallableWith({ weights: { from: 'cpu' } })
+    expect(take.root).type.not.toBeCallableWith({ weights: { from: () => 'a lot' } })
+    expect(take.root).type.not.toBeCallableWith({ weights: { from: 'latency', mim: 1 } })
+    expect(take.root).type.not.toBeCallableWith({ slowStart: 5_000 })
+    expect(take.root).type.not.toBeCallableWith({ slowStart: { windw: 5_000 } })
+    expect(take.root).type.not.toBeCallableWith({ affinity: true })
+    expect(take.root).type.not.toBeCallableWith({ affinity: {} })
+    expect(take.root).type.not.toBeCallableWith({ affinity: { secret: 'a', sameSite: 'Lax' } })
+    expect(take.root).type.not.toBeCallableWith({ affinity: { secret: 'a', onUnavailable: 'none' } })
+    expect(take.root).type.not.toBeCallableWith({ panicThreshold: '50%' })
+    expect(take.root).type.not.toBeCallableWith({ zone: 5 })
+    expect(take.root).type.not.toBeCallableWith({ random: 5 })
+  })
+
   test('an unknown key is refused, wherever it stands', () => {
     expect(take.root).type.not.toBeCallableWith({ bakends: [] })
     expect(take.root).type.not.toBeCallableWith({ backends: [{ url: 'http://a', wieght: 1 }] })
@@ -66,6 +138,8 @@ describe('the options of the plugin', () => {
 
   test('those of the root are not those of an upstream', () => {
     expect(take.upstream).type.toBeCallableWith({ backends: [], balancer: 'round-robin', timeout: {}, pool: {}, preserveHost: false, forwarded: false, via: false })
+    expect(take.upstream).type.toBeCallableWith({ weights: { from: 'latency' }, slowStart: true, affinity: { secret: 'a' }, panicThreshold: 0, zone: 'eu' })
+    expect(take.upstream).type.not.toBeCallableWith({ random: () => 0 })
     expect(take.upstream).type.not.toBeCallableWith({ upstreams: {} })
     expect(take.upstream).type.not.toBeCallableWith({ routes: [] })
     expect(take.upstream).type.not.toBeCallableWith({ shutdownTimeout: 5 })
@@ -90,6 +164,26 @@ describe('a route', () => {
     expect(take.route).type.not.toBeCallableWith({ logLevel: 'loud' })
     expect(take.route).type.not.toBeCallableWith({ path: '/a' })
     expect(take.route).type.not.toBeCallableWith({ signal: new AbortController().signal })
+  })
+
+  test('may ask for backends by their metadata', () => {
+    expect(take.route).type.toBeCallableWith({ match: { version: 'v2', tier: [1, 2], canary: true }, fallback: 'any' })
+    expect(take.route).type.toBeCallableWith({
+      split: [{ match: { version: 'v1' }, weight: 95 }, { match: { version: 'v2' }, weight: 5, when: { cookie: 'canary', value: '1' } }, { match: {}, when: { header: 'x-a' } }],
+      splitKey: { cookie: 'sid' }
+    })
+    for (const splitKey of ['ip', 'path', { header: 'a' }, { query: 'a' }, ({ path }: SelectContext) => path] satisfies HashKey[]) {
+      expect(take.route).type.toBeCallableWith({ split: [] as SplitPart[], splitKey })
+    }
+    expect(take.route).type.not.toBeCallableWith({ match: { version: undefined } })
+    expect(take.route).type.not.toBeCallableWith({ match: 'v2' })
+    expect(take.route).type.not.toBeCallableWith({ split: { match: {} } })
+    expect(take.route).type.not.toBeCallableWith({ split: [{ weight: 5 }] })
+    expect(take.route).type.not.toBeCallableWith({ split: [{ match: {}, wieght: 5 }] })
+    expect(take.route).type.not.toBeCallableWith({ split: [{ match: {}, when: { value: 'a' } }] })
+    expect(take.route).type.not.toBeCallableWith({ split: [{ match: {}, when: { headerx: 'a' } }] })
+    expect(take.route).type.not.toBeCallableWith({ splitKey: 'cookie' })
+    expect(take.route).type.not.toBeCallableWith({ fallback: true })
   })
 
   test('has its hooks typed as Fastify types them', () => {

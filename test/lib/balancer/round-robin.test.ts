@@ -3,6 +3,7 @@ import t from 'tap'
 import { Backend } from '../../../lib/backend.ts'
 import { RoundRobin } from '../../../lib/balancer/index.ts'
 import type { Backend as PublicBackend, SelectContext } from '../../../types/index.ts'
+import { suite } from './suite.ts'
 
 const NAMES = 'abcdefghijklmnopqrstuvwxyz'
 
@@ -10,7 +11,7 @@ function backendsOf (...weights: number[]): Backend[] {
   return weights.map((weight, i) => new Backend({ id: NAMES[i], url: `http://127.0.0.1:${i + 1}`, weight }, 0))
 }
 
-const context = (tried: readonly PublicBackend[] | null = null): SelectContext => ({ request: undefined, method: 'GET', path: '/', tried })
+const context = (tried: readonly PublicBackend[] | null = null): SelectContext => ({ request: undefined, method: 'GET', path: '/', tried, header: () => undefined })
 
 function balancerOf (available: readonly Backend[]): RoundRobin {
   const balancer = new RoundRobin()
@@ -30,6 +31,17 @@ const countsOf = (choices: string) => {
 }
 
 const longestRun = (choices: string) => Math.max(...(choices.match(/(.)\1*/g) ?? ['']).map(run => run.length))
+
+function reweigh (backend: Backend, weight: number): void {
+  backend.weight = backend.effectiveWeight = weight
+}
+
+for (const type of ['round-robin', 'weighted-round-robin'] as const) {
+  t.test(type, t => {
+    suite(t, { type }, 'exact')
+    t.end()
+  })
+}
 
 t.test('it is called round-robin', t => {
   t.equal(new RoundRobin().type, 'round-robin')
@@ -213,10 +225,10 @@ t.test('weights changed while it serves hold from the next turn on', t => {
   const available = backendsOf(1, 1, 1)
   const balancer = balancerOf(available)
   t.equal(next(balancer, available, 4), 'abca')
-  available[0].weight = 5
+  reweigh(available[0], 5)
   balancer.rebuild(available)
   t.equal(next(balancer, available, 14), 'aabacaaaabacaa')
-  available[0].weight = 1
+  reweigh(available[0], 1)
   balancer.rebuild(available)
   t.strictSame(countsOf(next(balancer, available, 9)), { a: 3, b: 3, c: 3 }, 'and back to taking turns')
   t.end()
@@ -231,7 +243,7 @@ t.test('a change of one weight hands nobody a burst', t => {
       const available = backendsOf(...before)
       const balancer = balancerOf(available)
       next(balancer, available, turns)
-      available.forEach((backend, i) => { backend.weight = after[i] })
+      available.forEach((backend, i) => reweigh(backend, after[i]))
       balancer.rebuild(available)
       const sum = available.reduce((sum, backend) => sum + backend.weight, 0)
       const choices = next(balancer, available, sum * 3)
@@ -253,5 +265,86 @@ t.test('what becomes unavailable and available again hands nobody a burst', t =>
   balancer.rebuild([a, b, c])
   const choices = next(balancer, [a, b, c], 53)
   t.ok((countsOf(choices).a ?? 0) >= 45, 'the one with the weight has its share again')
+  t.end()
+})
+
+t.test('fractions of weights give the same turns', t => {
+  const available = backendsOf(5, 1, 1)
+  for (const backend of available) backend.effectiveWeight /= 10
+  t.equal(next(balancerOf(available), available, 14), 'aabacaaaabacaa')
+  t.end()
+})
+
+t.test('a backend that goes leaves the turn of the others as it is', t => {
+  const [a, b, c, d] = backendsOf(1, 1, 1, 1)
+  const balancer = balancerOf([a, b, c, d])
+  t.equal(next(balancer, [a, b, c, d], 2), 'ab')
+  balancer.rebuild([b, c, d])
+  t.equal(next(balancer, [b, c, d], 4), 'cdbc')
+  balancer.rebuild([b, d])
+  t.equal(next(balancer, [b, d], 2), 'db', 'after one that has gone comes the one after it')
+  t.end()
+})
+
+t.test('a backend that comes gets its turn at the end of the round', t => {
+  const [a, b, c] = backendsOf(1, 1, 1)
+  const balancer = balancerOf([a, b])
+  t.equal(next(balancer, [a, b], 2), 'ab')
+  balancer.rebuild([a, b, c])
+  t.equal(next(balancer, [a, b, c], 4), 'cabc')
+  t.end()
+})
+
+t.test('what backends have earned outlasts a rebuild that changes no weight', t => {
+  const available = backendsOf(5, 1, 1)
+  const balancer = balancerOf(available)
+  t.equal(next(balancer, available, 4), 'aaba')
+  balancer.rebuild(Object.freeze([...available]))
+  t.equal(next(balancer, available, 3), 'caa', 'the round goes on')
+  t.end()
+})
+
+t.test('weights that change before every turn still have their shares', t => {
+  for (const weights of [[5, 1, 1], [3, 2, 1], [1, 1, 2]]) {
+    const available = backendsOf(...weights)
+    const balancer = balancerOf(available)
+    const sum = weights.reduce((a, b) => a + b)
+    let choices = ''
+    for (let i = 0; i < sum * 100; i++) {
+      available.forEach((backend, j) => { backend.effectiveWeight = weights[j] * (1 + ((i + j) % 7) / 1000) })
+      balancer.rebuild(available)
+      choices += next(balancer, available, 1)
+    }
+    const counts = countsOf(choices)
+    weights.forEach((weight, i) => t.ok(Math.abs(counts[NAMES[i]] / (weight * 100) - 1) < 0.1, `${NAMES[i]} of ${weights}`, { counts }))
+  }
+  t.end()
+})
+
+t.test('whatever comes, goes and changes, nobody gets more in a row than a period holds, for ever', t => {
+  fc.assert(fc.property(fc.array(fc.tuple(fc.array(fc.integer({ min: 0, max: 20 }), { minLength: 4, maxLength: 4 }), fc.integer({ min: 0, max: 40 })), { minLength: 5, maxLength: 40 }), changes => {
+    const all = backendsOf(1, 1, 1, 1)
+    const balancer = new RoundRobin()
+    for (const [weights, turns] of changes) {
+      // 0 takes one away.
+      const available = all.filter((_, i) => weights[i] > 0)
+      all.forEach((backend, i) => reweigh(backend, weights[i]))
+      balancer.rebuild(available)
+      if (available.length === 0) continue
+      const sum = available.reduce((sum, { weight }) => sum + weight, 0)
+      const run = longestRun(next(balancer, available, turns))
+      if (available.length > 1 && run > sum) throw new Error(`${run} in a row of ${sum}`)
+    }
+  }), { numRuns: 300 })
+  t.pass()
+  t.end()
+})
+
+t.test('one that was tried loses no turn of its own', t => {
+  const available = backendsOf(1, 1, 1)
+  const balancer = balancerOf(available)
+  t.equal(next(balancer, available, 1), 'a')
+  t.equal(next(balancer, available, 1, [available[1]]), 'c')
+  t.equal(next(balancer, available, 3), 'abc')
   t.end()
 })

@@ -2,12 +2,10 @@ import Fastify, { type FastifyInstance } from 'fastify'
 import fc from 'fast-check'
 import type { AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
-import { Deadlines } from '../../../lib/deadlines.ts'
 import { buildRequestHead, MAX_FORWARDS_REACHED, type RequestHead } from '../../../lib/forward/request-headers.ts'
 import { parseTarget } from '../../../lib/forward/target.ts'
-import { Upstream } from '../../../lib/upstream.ts'
 import rockstarProxy from '../../../plugins/index.ts'
-import { FakeClock } from '../../helpers/clock.ts'
+import { makeUpstream } from '../../helpers/upstream.ts'
 import { connectTo, ok, rawBackend, type Message, type RawBackend, type Wire } from '../../helpers/wire.ts'
 
 type Field = [string, string]
@@ -26,8 +24,7 @@ async function harness (t: Test, trustProxy = false, preserveHost = false): Prom
   const app = Fastify({ trustProxy, forceCloseConnections: true }) as unknown as FastifyInstance
   t.teardown(() => app.close())
   await app.register(rockstarProxy, { backends: [backend.url], shutdownTimeout: 0 })
-  const clock = new FakeClock()
-  const upstream = new Upstream('default', {}, { clock, deadlines: new Deadlines(clock) }, 'options')
+  const { upstream } = makeUpstream()
   let last: unknown
   app.all('/*', (request, reply) => {
     const { raw } = request

@@ -1,0 +1,34 @@
+import type { FastifyRequest } from 'fastify'
+import type { Backend, Because, Explanation, LoadBalancer } from '../../types/index.ts'
+import { explain, type Selection } from '../selection/index.ts'
+import type { Upstream } from '../upstream.ts'
+import type { Intent } from './exchange.ts'
+import { headerValue } from './header-record.ts'
+import { intentOf } from './intent.ts'
+import type { Settings } from './settings.ts'
+
+/** A choice that is only asked about. */
+class Question implements Selection {
+  readonly request: FastifyRequest
+  readonly method: string
+  readonly path: string
+  readonly tried: readonly Backend[] | null = null
+  balancer: LoadBalancer | null = null
+  because: Because = 'balancer'
+
+  constructor (request: FastifyRequest, { method, path }: Intent) {
+    this.request = request
+    this.method = method
+    this.path = path
+  }
+
+  header (name: string): string | undefined {
+    return headerValue(this.request, [], name)
+  }
+}
+
+/** Tells where a request would go, without sending anything. Throws as `intentOf()` does. */
+export async function explainRequest (upstream: Upstream, request: FastifyRequest, settings: Settings): Promise<Explanation> {
+  const question = new Question(request, intentOf(request, upstream, settings))
+  return await explain(upstream.selector, upstream.name, upstream.list(), question, settings.subset)
+}

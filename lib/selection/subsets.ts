@@ -1,0 +1,64 @@
+import type { Match } from '../../types/index.ts'
+import type { Backend } from '../backend.ts'
+import { Candidates, type CandidatePolicy } from './candidates.ts'
+import { each } from './each.ts'
+import { keyOf, matches } from './subset.ts'
+
+/** Sets that are kept for calls; more of them would come from matches that are made up for each request. */
+const MAX_PASSING = 256
+
+/** One set of candidates, and what it is of. */
+interface Kept {
+  readonly demands: readonly Match[]
+  readonly candidates: Candidates
+}
+
+/** The sets of candidates that have been asked for, made anew when backends change. */
+export class Subsets {
+  readonly #policy: CandidatePolicy
+  /** Those of declared routes. */
+  readonly #lasting = new Map<string, Kept>()
+  /** Those of calls; the one used longest ago comes first, and goes first. */
+  readonly #passing = new Map<string, Kept>()
+  #backends: readonly Backend[] = []
+
+  constructor (policy: CandidatePolicy) {
+    this.#policy = policy
+  }
+
+  rebuild (backends: readonly Backend[]): void {
+    this.#backends = backends
+    each([...this.#lasting.values(), ...this.#passing.values()], kept => this.#rebuild(kept))
+  }
+
+  /** There is a new balancer. */
+  forget (): void {
+    for (const { candidates } of this.#lasting.values()) candidates.forget()
+    this.#passing.clear()
+  }
+
+  /** @param lasting whether it is asked for once and used for ever */
+  candidatesFor (demands: readonly Match[], lasting: boolean): Candidates {
+    const key = keyOf(demands)
+    const kept = this.#lasting.get(key) ?? this.#passing.get(key) ?? this.#make(demands)
+    if (lasting) this.#lasting.set(key, kept)
+    else if (!this.#lasting.has(key)) this.#keep(key, kept)
+    return kept.candidates
+  }
+
+  #make (demands: readonly Match[]): Kept {
+    const kept = { demands, candidates: new Candidates(this.#policy, false) }
+    this.#rebuild(kept)
+    return kept
+  }
+
+  #keep (key: string, kept: Kept): void {
+    this.#passing.delete(key)
+    this.#passing.set(key, kept)
+    if (this.#passing.size > MAX_PASSING) this.#passing.delete(this.#passing.keys().next().value as string)
+  }
+
+  #rebuild ({ demands, candidates }: Kept): void {
+    candidates.rebuild(this.#backends.filter(backend => matches(backend, demands)))
+  }
+}
