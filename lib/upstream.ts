@@ -375,7 +375,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
 
   /** Waits until nothing is under way on a backend, or for so long; for all of it where clients may still come back to it. */
   #finished (backend: Backend, timeout: number): Promise<void> {
-    const keepsClients = this.selector.affinity !== null
+    const keepsClients = this.selector.affinity !== null && !this.closed
     if (timeout === 0 || (backend.inFlight === 0 && !keepsClients)) return Promise.resolve()
     return new Promise(resolve => {
       const end = () => {

@@ -1,6 +1,7 @@
 import type { Backend as PublicBackend, Because, LoadBalancer, SelectContext } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { pointOf } from '../balancer/index.ts'
+import { each } from './each.ts'
 import type { Group } from './group.ts'
 import { groupsOf } from './grouping.ts'
 
@@ -55,13 +56,14 @@ export class Candidates {
       balancers.set(key, balancer)
       return { ...grouping, balancer }
     })
-    if (main.fork !== undefined) for (const { balancer, available } of groups) balancer.rebuild?.(available)
-    else if (this.#isWhole) main.rebuild?.(groups.length === 1 ? groups[0].available : Object.freeze(groups.flatMap(({ available }) => available)))
     // Groups come and go with the health of their backends; what their balancers know stays.
     this.#balancers = new Map([...this.#balancers, ...balancers])
     this.groups = groups
     this.hasAvailable = backends.some(({ available }) => available)
     this.members = new Set(groups.flatMap(({ available }) => available))
+    // Last, as they may throw.
+    if (main.fork !== undefined) each(groups, ({ balancer, available }) => balancer.rebuild?.(available))
+    else if (this.#isWhole) main.rebuild?.(groups.length === 1 ? groups[0].available : Object.freeze(groups.flatMap(({ available }) => available)))
   }
 
   /** Who balances the group that a backend is in. */

@@ -2,6 +2,7 @@ import type { AffinityOptions, Backend as PublicBackend, Clock, LoadBalancer, Ma
 import type { Backend } from '../backend.ts'
 import { Affinity } from './affinity.ts'
 import { Candidates, type CandidatePolicy, type Selection } from './candidates.ts'
+import { each } from './each.ts'
 import { Subset, type SubsetOptions } from './subset.ts'
 import { Subsets } from './subsets.ts'
 
@@ -45,8 +46,7 @@ export class Selector implements CandidatePolicy {
   rebuild (backends: readonly Backend[]): void {
     this.#backends = backends
     this.affinity?.rebuild(backends)
-    this.whole.rebuild(backends)
-    this.#subsets.rebuild(backends)
+    each([this.whole, this.#subsets], candidates => candidates.rebuild(backends))
   }
 
   /** From the next choice on. When the new one throws the old one stays. */

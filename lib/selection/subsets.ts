@@ -1,6 +1,7 @@
 import type { Match } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { Candidates, type CandidatePolicy } from './candidates.ts'
+import { each } from './each.ts'
 import { keyOf, matches } from './subset.ts'
 
 /** Sets that are kept for calls; more of them would come from matches that are made up for each request. */
@@ -27,8 +28,7 @@ export class Subsets {
 
   rebuild (backends: readonly Backend[]): void {
     this.#backends = backends
-    for (const kept of this.#lasting.values()) this.#rebuild(kept)
-    for (const kept of this.#passing.values()) this.#rebuild(kept)
+    each([...this.#lasting.values(), ...this.#passing.values()], kept => this.#rebuild(kept))
   }
 
   /** There is a new balancer. */

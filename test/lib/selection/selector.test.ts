@@ -234,6 +234,32 @@ t.test('it serves all groups: of those before it none goes on', t => {
   t.end()
 })
 
+t.test('one that throws when backends change is asked about those that are there all the same, in subsets too', t => {
+  for (const forks of [false, true]) {
+    const { selector, backends, rebuild } = make({ a: V1, b: V1, c: V2 })
+    const asked: string[] = []
+    let throws = false
+    const faulty: LoadBalancer = {
+      type: 'faulty',
+      select (available) {
+        asked.push(idsOf(available))
+        return available[0]
+      },
+      rebuild () { if (throws) throw new Error('no') },
+      ...forks ? { fork: () => faulty } : {}
+    }
+    selector.setBalancer(faulty)
+    const subset = selector.subsetOf({ match: { version: 'v1' } }, true)
+    throws = true
+    backends.a.isActive = false
+    t.throws(rebuild, { message: 'no' })
+    selector.select(selectionOf(), null)
+    selector.select(selectionOf(), subset)
+    t.strictSame(asked, ['b c', 'b'])
+  }
+  t.end()
+})
+
 t.test('when a new balancer throws the old one stays', t => {
   const { selector } = make({ a: {}, b: {} })
   const { balancer } = selector
