@@ -32,6 +32,8 @@ interface Scenario {
   name: string
   /** Milliseconds from the failure to the return; where none are said, as long as the settings say. */
   lasts?: number
+  /** Whether it leaves requests without an answer, so that only time tells. */
+  hangs?: boolean
   fail (backends: BackendProcess[]): Promise<unknown> | void
   mend (backends: BackendProcess[]): Promise<unknown> | void
   /** What comes between, each after a `TURN`. */
@@ -43,9 +45,9 @@ const bad = ([a]: BackendProcess[]) => a.behave('unavailable')
 
 const SCENARIOS: readonly Scenario[] = [
   { name: 'SIGKILL', fail: ([a]) => a.kill(), mend: ([a]) => a.start() },
-  { name: 'SIGSTOP', fail: ([a]) => a.stop(), mend: ([a]) => a.continue() },
+  { name: 'SIGSTOP', hangs: true, fail: ([a]) => a.stop(), mend: ([a]) => a.continue() },
   { name: 'connection refused', fail: ([a]) => a.behave('refusing'), mend: well },
-  { name: 'accepts, never answers', fail: ([a]) => a.behave('silent'), mend: well },
+  { name: 'accepts, never answers', hangs: true, fail: ([a]) => a.behave('silent'), mend: well },
   { name: '503 for ten seconds', lasts: 10_000, fail: bad, mend: well },
   {
     name: 'flapping every second',
@@ -57,21 +59,23 @@ const SCENARIOS: readonly Scenario[] = [
   { name: 'all down, one returns', fail: backends => Promise.all(backends.map(backend => backend.kill())), mend: ([a]) => a.start() }
 ]
 
-/** How a gateway is set up, and how long failures last that have no length of their own. */
+/** How a gateway is set up, and how long failures last that have no length of their own: until they have been noticed, and not until the first try. */
 interface Settings {
   name: string
   title: string
   options: RockstarProxyOptions
   lasts: number
+  hangs: number
 }
 
 const SETTINGS: readonly Settings[] = [
-  { name: 'defaults', title: 'everything at its defaults', options: {}, lasts: 20_000 },
+  { name: 'defaults', title: 'everything at its defaults', options: {}, lasts: 20_000, hangs: 40_000 },
   {
     name: 'short',
     title: 'short times',
     options: { timeout: { headers: 2_000 }, breaker: { timeout: 1_000 }, health: { path: '/health', interval: 1_000, timeout: 1_000 } },
-    lasts: 8_000
+    lasts: 8_000,
+    hangs: 8_000
   }
 ]
 
@@ -194,7 +198,7 @@ function startGateway (options: RockstarProxyOptions, backends: BackendProcess[]
   return startNode('failures-gateway.mjs', [JSON.stringify(options), ...backends.map(({ url }) => url)])
 }
 
-async function play ({ scenario, backends, gateway }: Stage, { lasts }: Settings, number: number): Promise<FailureFigures> {
+async function play ({ scenario, backends, gateway }: Stage, { lasts, hangs }: Settings, number: number): Promise<FailureFigures> {
   const [first] = backends
   const load = new Load(gateway.url)
   await sleep(WARM_UP + number * APART)
@@ -204,7 +208,7 @@ async function play ({ scenario, backends, gateway }: Stage, { lasts }: Settings
     await sleepUntil(failed + (i + 1) * TURN)
     await turn(backends)
   }
-  await sleepUntil(failed + (scenario.lasts ?? lasts))
+  await sleepUntil(failed + (scenario.lasts ?? (scenario.hangs === true ? hangs : lasts)))
   await scenario.mend(backends)
   while (!load.all.some(one => isServed(one, first)) && now() < first.since + PATIENCE) await sleep(100)
   await sleep(CALM)

@@ -34,6 +34,8 @@ export class Backend implements contracts.Backend {
   /** What active health checks say. */
   healthy = true
   health: HealthState | null = null
+  /** Whether it is taken for unhealthy only because it has not been checked yet. */
+  awaitsCheck = false
   /** What outlier detection says. */
   ejected = false
   outlier: OutlierRecord | null = null
@@ -77,7 +79,7 @@ export class Backend implements contracts.Backend {
     this.createdAt = new Date(now)
     this.updatedAt = this.createdAt
     this.healthSince = this.createdAt
-    this.healthCheck = given.healthCheck
+    this.healthCheck = given.healthCheck === undefined ? undefined : { ...given.healthCheck }
     this.#url = url.href
   }
 
@@ -128,7 +130,7 @@ export class Backend implements contracts.Backend {
     this.priority = changes.priority ?? (changes.backup === undefined ? this.priority : changes.backup ? 1 : 0)
     this.zone = changes.zone ?? this.zone
     this.isActive = changes.isActive ?? this.isActive
-    this.healthCheck = changes.healthCheck ?? this.healthCheck
+    if (changes.healthCheck !== undefined) this.healthCheck = { ...changes.healthCheck }
     if (changes.metadata !== undefined) this.metadata = frozenCopy(changes.metadata)
     this.updatedAt = new Date(now)
   }

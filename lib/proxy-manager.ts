@@ -252,7 +252,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     await Promise.all(this.listUpstreams().map(upstream => upstream === this ? super.start() : upstream.start()))
   }
 
-  /** Whether every upstream that has backends can serve requests. */
+  /** Whether every upstream that has backends has enough of them available. */
   override isReady (): boolean {
     const used = this.listUpstreams().filter(({ state }) => state.list().length > 0)
     return used.length > 0 && used.every(upstream => upstream === this ? super.isReady() : upstream.isReady())

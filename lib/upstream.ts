@@ -1,6 +1,6 @@
 import type { TSchema } from '@sinclair/typebox'
 import { HealthOptionsSchema, OutlierOptionsSchema, RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
-import type { AffinityOptions, BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, Clock, ConnectionPool, HealthOptions, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
+import type { AffinityOptions, BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, CircuitState, Clock, ConnectionPool, HealthOptions, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
 import { createBreaker } from './breaker/index.ts'
@@ -63,6 +63,8 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   readonly #shared: Shared
   readonly #env: BalancerEnv
   readonly #checksHealth: boolean
+  /** While one breaker takes the place of another, circuits change without anything having happened. */
+  #replacing = false
   #panicking = false
   #onProven: (() => void) | null = null
   readonly #backends = new Map<string, Backend>()
@@ -171,17 +173,25 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   setBreaker (input: BreakerInput): void {
     const breaker = createBreaker(input)
     if (breaker === this.breaker) return
-    const circuits = this.list().map(backend => this.#circuitFor(backend, breaker))
-    this.list().forEach((backend, i) => {
-      const { state, retryAfter } = backend.circuit
+    const backends = this.list()
+    const circuits = backends.map(backend => this.#circuitFor(backend, breaker))
+    const before = backends.map(({ circuit: { state, retryAfter } }) => ({ state, retryAfter }))
+    this.#replacing = true
+    backends.forEach((backend, i) => {
       this.breaker.removeCircuit?.(backend)
       const circuit = backend.circuit = circuits[i]
+      const { state, retryAfter } = before[i]
       if (retryAfter === Infinity) circuit.open()
       // One that was half-open has still to prove itself.
       else if (state !== 'closed') circuit.openFor?.(retryAfter)
     })
+    this.#replacing = false
     this.breaker = breaker
     this.#rebuild()
+    backends.forEach((backend, i) => {
+      const { state } = before[i]
+      if (state !== 'closed' && backend.circuit.state === 'closed') this.#tellCircuit(backend, state, 'the circuit breaker was replaced', {})
+    })
   }
 
   setPool (input: PoolInput): void {
@@ -211,6 +221,8 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
 
   onHealthChecked (backend: Backend, result: CheckResult, changed: boolean, proves: boolean): void {
     const { healthy, consecutiveFails, consecutivePasses } = backend.health as NonNullable<Backend['health']>
+    const awaited = backend.awaitsCheck
+    backend.awaitsCheck = false
     if (changed && this.#checksHealth) {
       backend.healthy = healthy
       this.#rebuild()
@@ -218,6 +230,8 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
         upstream: this.name, time: this.clock.wall(), backend, cause: result.passed ? 'checks have passed' : result.errorMessage, counts: { consecutiveFails, consecutivePasses }
       })
     }
+    // From now on it may be used in panic.
+    if (awaited && !changed) this.#rebuild()
     if (result.passed) {
       // That a port is open says nothing of the answers for which a backend was ejected.
       if (proves) this.outlier?.bringBack(backend, 'a health check has passed')
@@ -236,9 +250,10 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.events.tell('backend:returned', { upstream: this.name, time: this.clock.wall(), backend, cause, counts: { ejections: backend.outlier?.ejections ?? 0 } })
   }
 
-  /** Milliseconds until the first open circuit lets a request try; `undefined` where no circuit is the reason that there is no backend. */
-  circuitWait (selection: Selection, subset: Subset | null): number | undefined {
-    const waiting = this.list().filter(backend => backend.enlisted && backend.circuit.state !== 'closed' && (subset === null || subset.admits(backend, selection)))
+  /** @param only the one that must be used. Milliseconds until the first open circuit lets a request try; `undefined` where no circuit is the reason that there is no backend. */
+  circuitWait (selection: Selection, subset: Subset | null, only?: Backend): number | undefined {
+    const waiting = (only === undefined ? this.list() : [only])
+      .filter(backend => backend.circuit.state !== 'closed' && backend.enlisted && backend.healthy && !backend.ejected && (subset === null || subset.admits(backend, selection)))
     return waiting.length === 0 ? undefined : Math.min(...waiting.map(({ circuit }) => circuit.retryAfter))
   }
 
@@ -271,6 +286,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     return new Promise((resolve, reject) => {
       // Nothing else may keep a process up that waits before it listens: all timers of ours let it end.
       const hold = setInterval(() => {}, HOLD)
+      this.health.hurry()
       const end = (settle: () => void) => {
         clearInterval(hold)
         this.health.calmDown()
@@ -300,6 +316,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.outlier?.add(backend)
     this.health.add(backend)
     if (this.#checksHealth) backend.healthy = backend.health?.healthy ?? true
+    backend.awaitsCheck = !backend.healthy
   }
 
   #circuitFor (backend: Backend, breaker: CircuitBreaker): Circuit {
@@ -307,13 +324,17 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
       ...this.#env,
       upstream: this.name,
       changed: (from, why, counts) => {
-        if (backend.circuit !== circuit) return
-        const { state } = circuit
+        if (backend.circuit !== circuit || this.#replacing) return
         this.#rebuild()
-        this.events.tell(`circuit:${state}`, { upstream: this.name, time: this.clock.wall(), backend, cause: why, counts, from, to: state })
+        this.#tellCircuit(backend, from, why, counts)
       }
     })
     return circuit
+  }
+
+  #tellCircuit (backend: Backend, from: CircuitState, cause: string, counts: Record<string, number>): void {
+    const { state } = backend.circuit
+    this.events.tell(`circuit:${state}`, { upstream: this.name, time: this.clock.wall(), backend, cause, counts, from, to: state })
   }
 
   #tell (name: 'backend:added' | 'backend:draining' | 'backend:removed', backend: Backend): void {

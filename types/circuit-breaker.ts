@@ -11,7 +11,7 @@ export interface Circuit {
   readonly state: CircuitState
   /** Milliseconds until it lets something through again: 0 while it does, `Infinity` when it was opened by hand. */
   readonly retryAfter: number
-  /** Asks to let one attempt through: a permit, to be given back by `settle` or `release`, or -1. */
+  /** Asks to let one attempt through: a permit, to be given back by `settle`, or -1. */
   acquire (): number
   /** Gives a permit back and tells how the attempt went. */
   settle (permit: number, outcome: Outcome): void

@@ -80,8 +80,8 @@ export const RockstarProxyOptionsSchema = Type.Object({
   })),
   shutdownTimeout: Type.Optional(Type.Number({
     minimum: 0,
-    default: 10_000,
-    description: 'Milliseconds that `app.close()` lets requests in flight finish before it aborts them.'
+    default: 9_000,
+    description: 'Milliseconds that `app.close()` lets requests in flight finish before it aborts them. Must be less than Fastify\'s `pluginTimeout` (10 s).'
   })),
   random: Type.Optional(Type.Unsafe<() => number>(Type.Function([], Type.Number(), {
     description: 'Where chance comes from, for tests that own it: numbers of at least 0 and below 1.',

@@ -58,7 +58,7 @@ export interface Upstream {
   healthCheck (): Promise<void>
   /** What is known of the health of each backend, by id. */
   getHealthStatus (): Record<string, BackendHealth>
-  /** Whether requests can be served: as many backends are available as `health.minHealthy` says, and one at the least. */
+  /** Whether as many backends are available as `health.minHealthy` says, and one at the least. In panic it may be false while requests are still tried. */
   isReady (): boolean
 
   /** Calls a listener whenever something becomes of this upstream's backends; for `app.proxy`, of all upstreams'. */

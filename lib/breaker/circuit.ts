@@ -25,6 +25,7 @@ export class Circuit implements Contract {
   #until = 0
   /** While half-open: tries under way, and those that have succeeded. */
   #trying = 0
+  #triedAt = -Infinity
   #succeeded = 0
   #timer: Timer | null = null
 
@@ -40,8 +41,16 @@ export class Circuit implements Contract {
 
   acquire (): number {
     if (this.state === 'closed') return this.#term
-    if (this.state === 'open' || this.#trying >= this.#policy.halfOpenRequests) return -1
+    if (this.state === 'open') return -1
+    const now = this.#env.clock.now()
+    if (this.#trying >= this.#policy.halfOpenRequests) {
+      // A client that is slow to send must not keep all others from a backend that may be well.
+      if (now - this.#triedAt < this.#policy.timeout) return -1
+      this.#term++
+      this.#trying = 0
+    }
     this.#trying++
+    this.#triedAt = now
     return this.#term
   }
 

@@ -29,8 +29,10 @@ export interface AttemptListener {
   onAttemptHead (attempt: Attempt, statusCode: number, headers: Buffer[], statusMessage: string): boolean
   onAttemptData (attempt: Attempt, chunk: Buffer): boolean
   onAttemptEnd (attempt: Attempt, trailers: readonly (Buffer | string)[] | null): void
-  /** It failed, at any stage. It has been settled. */
-  onAttemptFailed (attempt: Attempt, code: ErrorCode): void
+  /** It failed, at any stage. It has been settled. @param again what `mayResend()` has said */
+  onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void
+  /** Whether the request is to be sent again, on another connection, after such a failure. */
+  mayResend (attempt: Attempt, code: ErrorCode): boolean
   /** A function of the user's own threw when it heard of the result. */
   onSettleFault (error: unknown): void
 }
@@ -62,10 +64,11 @@ export class Attempt implements PooledHandler, Outcome {
   readonly #circuit: Circuit
   readonly #permit: number
   readonly #startedAt: number
-  #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
+  #dispatcher: Partial<Pick<BackendConnections, 'cancel' | 'isWaiting'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
+  #circuitSettled = false
 
   /**
    * @param permit of the backend's circuit
@@ -96,7 +99,9 @@ export class Attempt implements PooledHandler, Outcome {
   /** Gives the attempt up for a reason of ours: its connection is closed, its permit is back. */
   cancel (code: ErrorCode, cause?: unknown): void {
     if (this.settled) return
-    this.#fail(code, proxyError(code, cause))
+    // Waiting for one of our own connections says nothing of the backend.
+    const waited = code === 'TIMEOUT' && this.stage === 'connect' && this.#dispatcher?.isWaiting?.(this) === true
+    this.#fail(proxyError(code, cause), waited ? 'proxy' : culpritOf(code))
     if (this.#dispatcher?.cancel !== undefined) this.#dispatcher.cancel(this)
     // A dispatcher of the user's own has no more than this; what is not connected yet is aborted when it is.
     else this.#abort?.(this.error)
@@ -141,6 +146,8 @@ export class Attempt implements PooledHandler, Outcome {
     this.statusCode = statusCode
     this.stage = 'stream'
     this.headTime = this.#upstream.clock.now() - this.#startedAt
+    // A try has told what it was for; its content may go on for hours.
+    if (this.#circuit.state === 'half-open') this.#settleCircuit()
     this.#resume = resume
     const flowing = this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
     return flowing || this.connection !== null
@@ -173,10 +180,12 @@ export class Attempt implements PooledHandler, Outcome {
   onError (error: Error): void {
     if (this.settled) return
     const code = errorCodeOf(this.stage, error)
+    const again = this.#listener.mayResend(this, code)
     // undici's parser shows what it could not read: content, which is not for a log.
     if ('data' in error) error.data = undefined
-    this.#fail(code, error)
-    this.#listener.onAttemptFailed(this, code)
+    // A connection that died idle is nobody's fault where its request can go out on another.
+    this.#fail(error, again ? 'proxy' : culpritOf(code))
+    this.#listener.onAttemptFailed(this, code, again)
   }
 
   /** The reason phrase in characters of one byte; undici reads it as UTF-8, which not all of them are. */
@@ -187,9 +196,9 @@ export class Attempt implements PooledHandler, Outcome {
     return (bytes === null ? '' : reasonPhrase(bytes)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
   }
 
-  #fail (code: ErrorCode, error: Error): void {
+  #fail (error: Error, culprit: Culprit): void {
     this.error = error
-    this.culprit = culpritOf(code)
+    this.culprit = culprit
     this.#settle()
   }
 
@@ -204,13 +213,20 @@ export class Attempt implements PooledHandler, Outcome {
     const { outlier } = this.#upstream
     if (outlier !== null && result !== 'aborted') outlier.count(backend, this)
     // Each apart: what one of the user's functions throws must not keep the result from the other.
+    this.#settleCircuit()
     try {
-      this.#circuit.settle(this.#permit, this)
+      this.#balancer?.settle?.(backend, this)
     } catch (error) {
       this.#listener.onSettleFault(error)
     }
+  }
+
+  /** Once: a try of a half-open circuit at its head, any other attempt at its end. */
+  #settleCircuit (): void {
+    if (this.#circuitSettled) return
+    this.#circuitSettled = true
     try {
-      this.#balancer?.settle?.(backend, this)
+      this.#circuit.settle(this.#permit, this)
     } catch (error) {
       this.#listener.onSettleFault(error)
     }

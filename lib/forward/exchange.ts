@@ -5,7 +5,7 @@ import type { Backend as PublicBackend, Because, LoadBalancer, Timeouts } from '
 import { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import type { Selection, Subset } from '../selection/index.ts'
+import type { Candidates, Kept, Selection, Subset } from '../selection/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
 import { headerValue } from './header-record.ts'
@@ -64,6 +64,8 @@ const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'R
 const RESENDS = 2
 /** Times that a balancer may choose a backend which has gone meanwhile. */
 const RESELECTS = 3
+/** Backends whose circuits may refuse a request. */
+const REFUSALS = 16
 /** Bodies up to this many bytes are sent in one piece when they have come with the head. */
 const WHOLE_BODY = 65_536
 /** Milliseconds for the rest of a request that has been answered already. */
@@ -90,8 +92,11 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   #attempt: Attempt | null = null
   #resends = 0
   #reselects = 0
+  #refusals = 0
   balancer: LoadBalancer | null = null
   because: Because = 'balancer'
+  candidates: Candidates | null = null
+  kept: Kept | undefined = undefined
   #body: Buffer | Upload | null = null
   #uploading = false
   #sink: Sink | null = null
@@ -157,8 +162,10 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     if (closed) return this.#fail('CLOSED')
     try {
       const chosen = selector.select(this, this.#intent.subset)
-      if (chosen instanceof Promise) chosen.then(backend => this.#use(backend)).catch(error => this.#fail('NO_BACKEND', error))
-      else this.#use(chosen as PublicBackend | undefined)
+      if (chosen instanceof Promise) {
+        this.#wait('connection', this.#intent.timeouts.request)
+        chosen.then(backend => this.#use(backend)).catch(error => this.#fail('NO_BACKEND', error))
+      } else this.#use(chosen as PublicBackend | undefined)
     } catch (error) {
       this.#fail('NO_BACKEND', error)
     }
@@ -171,26 +178,28 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     // One that has gone while an async balancer was thinking.
     if (!this.#mayUse(chosen)) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
     const permit = chosen.circuit.acquire()
-    const again = this.tried?.includes(chosen) === true
-    if (!again) (this.tried ??= []).push(chosen)
+    ;(this.tried ??= []).push(chosen)
     if (permit !== -1) {
       chosen.chosen[this.because]++
-      this.#dispatch(chosen, permit, false)
-    // Who chooses a backend again that has refused would do so for ever.
-    } else if (again) this.#failForWant()
-    else this.#select()
+      // A try must not go out on a connection that has died with the backend.
+      this.#dispatch(chosen, permit, chosen.circuit.state === 'half-open')
+    } else if (++this.#refusals <= REFUSALS) this.#select()
+    else this.#failForWant()
   }
 
   /** There is no backend; because they have failed, if any of them has. */
   #failForWant (): void {
-    const wait = this.#upstream.circuitWait(this, this.#intent.subset)
+    const { subset } = this.#intent
+    const { selector } = this.#upstream
+    const only = this.kept !== undefined && selector.mustKeep(this.kept.backend, this, subset) ? this.kept.backend : undefined
+    const wait = this.#upstream.circuitWait(this, subset, only)
     if (wait === undefined) this.#fail('NO_BACKEND')
     else this.#fail('CIRCUIT_OPEN', undefined, wait)
   }
 
-  /** Whether a backend may still be used: who has come back to it by affinity may also while it drains. */
+  /** Whether a backend may still be chosen: it is among those that the balancer was given. Who has come back to it by affinity may also while it drains. */
   #mayUse (backend: Backend): boolean {
-    return backend.usable || this.because === 'affinity'
+    return this.because === 'affinity' || this.candidates?.members.has(backend) === true
   }
 
   // Step: dispatch
@@ -272,9 +281,9 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   #keepClient (head: ResponseHead, backend: Backend): void {
     const { affinity } = this.#upstream.selector
     if (affinity === null) return
-    const kept = affinity.find(this)
+    const { kept } = this
     // Who is on his way out takes no new clients.
-    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this))
+    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this, this.#intent.subset))
   }
 
   /** undici takes a 304 that tells the length of what it does not send for one cut short: its word on that is not waited for. */
@@ -292,12 +301,12 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     this.#client.failed(error)
   }
 
-  onAttemptFailed (attempt: Attempt, code: ErrorCode): void {
+  onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void {
     if (this.#ended) return
     const error = attempt.error as Error
     this.#log(attempt, error)
     if (this.#sink !== null) return this.#cut(proxyError(code, error))
-    if (this.#mayResend(attempt, code)) {
+    if (again) {
       const permit = attempt.backend.circuit.acquire()
       if (permit !== -1) {
         this.#resends++
@@ -309,8 +318,8 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   }
 
   /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
-  #mayResend (attempt: Attempt, code: ErrorCode): boolean {
-    return code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
+  mayResend (attempt: Attempt, code: ErrorCode): boolean {
+    return !this.#ended && this.#sink === null && code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
       IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && this.#mayUse(attempt.backend)
   }
 

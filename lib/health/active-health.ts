@@ -104,8 +104,12 @@ export class ActiveHealth {
   /** @param atOnce whether somebody waits for the first checks */
   start (atOnce: boolean): void {
     this.#started = true
-    this.#eager = atOnce
     for (const checked of this.#checked.values()) this.#plan(checked, !atOnce && checked.settings.initial === 'healthy')
+  }
+
+  /** Somebody waits for backends to become healthy. */
+  hurry (): void {
+    this.#eager = true
   }
 
   /** Nobody waits any more. */

@@ -1,5 +1,6 @@
 import type { HealthCheckOverrides, HealthChecker, HealthOptions } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
+import { proxyError } from '../errors.ts'
 import type { Check } from './check.ts'
 import { failed, passed } from './check.ts'
 import { httpCheck } from './http-check.ts'
@@ -29,6 +30,8 @@ export function checkSettingsOf (options: HealthOptions, backend: Backend): Chec
 function beginnerOf (options: HealthOptions, backend: Backend): () => Check {
   const { checker, path, port, host } = options
   if (checker !== undefined) return () => ownCheck(checker, backend)
+  const ignored = Object.entries({ host, expectedBody: options.expectedBody, headers: Object.keys(options.headers ?? {})[0] }).find(([, value]) => path === undefined && value !== undefined)
+  if (ignored !== undefined) throw proxyError('INVALID_OPTIONS', undefined, `health.${ignored[0]} of backend '${backend.id}' wants a health.path: without one a check is no more than a TCP connection`)
   const url = backend.url
   if (port !== undefined) url.port = String(port)
   if (path === undefined) {

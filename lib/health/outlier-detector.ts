@@ -61,8 +61,8 @@ export class OutlierDetector {
     record.count(outcome, splitLocalErrors)
     // What was under way when it was ejected, or taken out otherwise, says nothing new.
     if (backend.ejected || !backend.usable) return
-    if (consecutiveFailures > 0 && record.consecutiveFailures >= consecutiveFailures) this.#eject({ backend, record }, 'failures in a row', { consecutiveFailures: record.consecutiveFailures })
-    else if (consecutiveLocalErrors > 0 && record.consecutiveLocalErrors >= consecutiveLocalErrors) this.#eject({ backend, record }, 'requests in a row without an answer', { consecutiveLocalErrors: record.consecutiveLocalErrors })
+    if (consecutiveFailures > 0 && record.consecutiveFailures > 0 && record.consecutiveFailures % consecutiveFailures === 0) this.#eject({ backend, record }, 'failures in a row', { consecutiveFailures: record.consecutiveFailures })
+    else if (consecutiveLocalErrors > 0 && record.consecutiveLocalErrors > 0 && record.consecutiveLocalErrors % consecutiveLocalErrors === 0) this.#eject({ backend, record }, 'requests in a row without an answer', { consecutiveLocalErrors: record.consecutiveLocalErrors })
   }
 
   /** Ends an ejection before its time: a check has passed. */

@@ -20,8 +20,8 @@ export function healthOf (backend: Backend): BackendHealth {
   }
 }
 
-function sourceOf ({ isActive, draining, healthy, ejected, circuit }: Backend): HealthSource {
-  if (!isActive || draining || circuit.retryAfter === Infinity) return 'manual'
+function sourceOf ({ isActive, draining, weight, healthy, ejected, circuit }: Backend): HealthSource {
+  if (!isActive || draining || weight === 0 || circuit.retryAfter === Infinity) return 'manual'
   if (!healthy) return 'active'
   return ejected || circuit.state !== 'closed' ? 'outlier' : 'active'
 }

@@ -11,6 +11,8 @@ const MAX_PASSING = 256
 interface Kept {
   readonly demands: readonly Match[]
   readonly candidates: Candidates
+  /** Whether backends have changed since it was made. */
+  stale: boolean
 }
 
 /** The sets of candidates that have been asked for, made anew when backends change. */
@@ -28,7 +30,9 @@ export class Subsets {
 
   rebuild (backends: readonly Backend[]): void {
     this.#backends = backends
-    each([...this.#lasting.values(), ...this.#passing.values()], kept => this.#rebuild(kept))
+    each(this.#lasting.values(), kept => this.#rebuild(kept))
+    // When they are next asked for: there may be many, and most of them never are.
+    for (const kept of this.#passing.values()) kept.stale = true
   }
 
   /** There is a new balancer. */
@@ -41,14 +45,17 @@ export class Subsets {
   candidatesFor (demands: readonly Match[], lasting: boolean): Candidates {
     const key = keyOf(demands)
     const kept = this.#lasting.get(key) ?? this.#passing.get(key) ?? this.#make(demands)
-    if (lasting) this.#lasting.set(key, kept)
-    else if (!this.#lasting.has(key)) this.#keep(key, kept)
+    if (kept.stale) this.#rebuild(kept)
+    if (lasting) {
+      this.#passing.delete(key)
+      this.#lasting.set(key, kept)
+    }
+    if (!this.#lasting.has(key)) this.#keep(key, kept)
     return kept.candidates
   }
 
   #make (demands: readonly Match[]): Kept {
-    const kept = { demands, candidates: new Candidates(this.#policy, false) }
-    this.#rebuild(kept)
+    const kept = { demands, candidates: new Candidates(this.#policy, false), stale: true }
     return kept
   }
 
@@ -58,7 +65,9 @@ export class Subsets {
     if (this.#passing.size > MAX_PASSING) this.#passing.delete(this.#passing.keys().next().value as string)
   }
 
-  #rebuild ({ demands, candidates }: Kept): void {
+  #rebuild (kept: Kept): void {
+    const { demands, candidates } = kept
+    kept.stale = false
     candidates.rebuild(this.#backends.filter(backend => matches(backend, demands)))
   }
 }

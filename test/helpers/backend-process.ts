@@ -32,7 +32,7 @@ export class BackendProcess {
   readonly #takes: number
   #child!: ChildProcess
   #replies: ((reply: unknown) => void)[] = []
-  #onHeld: (() => void) | null = null
+  #onHeld: (() => void)[] = []
 
   /** @param takes milliseconds that it takes for an answer */
   constructor (id: string, takes = 0) {
@@ -53,7 +53,7 @@ export class BackendProcess {
     child.on('message', (message: { done: unknown } | { held: number }) => {
       if ('done' in message) return this.#replies.shift()?.(message.done)
       this.held = message.held
-      this.#onHeld?.()
+      for (const resolve of this.#onHeld.splice(0)) resolve()
     })
     const { port, since } = await new Promise<{ port: number, since: number }>((resolve, reject) => {
       this.#replies = [resolve as (reply: unknown) => void]
@@ -83,7 +83,7 @@ export class BackendProcess {
 
   /** Resolves when it holds so many requests. */
   async holds (count: number): Promise<void> {
-    while (this.held < count) await new Promise<void>(resolve => { this.#onHeld = resolve })
+    while (this.held < count) await new Promise<void>(resolve => this.#onHeld.push(resolve))
   }
 
   /** Answers what it holds. */

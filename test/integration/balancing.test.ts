@@ -341,12 +341,12 @@ t.test('each attempt is settled: one on a connection that died idle, and the one
   t.equal(await get(gateway), '3')
   t.match(balancer.settled, [
     ['a', { stage: 'done', culprit: 'none', statusCode: 200 }],
-    ['a', { culprit: 'backend', statusCode: 0, headTime: -1, error: Error }],
+    ['a', { culprit: 'proxy', statusCode: 0, headTime: -1, error: Error }],
     ['a', { stage: 'done', culprit: 'none', statusCode: 200 }]
   ])
   t.equal(balancer.settled.length, 3)
   t.equal(balancer.contexts.length, 2, 'the second attempt was on the same backend')
-  t.match(gateway.app.proxy.getMetrics(), { totalRequests: 2, successfulRequests: 2, totalRetries: 1, backends: { a: { totalRequests: 3, successfulRequests: 2, failedRequests: 1 } } })
+  t.match(gateway.app.proxy.getMetrics(), { totalRequests: 2, successfulRequests: 2, totalRetries: 1, backends: { a: { totalRequests: 3, successfulRequests: 2, failedRequests: 0, abortedRequests: 1 } } })
 })
 
 t.test('settle() that throws is logged and changes nothing for the client', async t => {

@@ -170,18 +170,35 @@ t.test('who succeeds less often than the others is ejected, where all have failu
   t.equal(pool.ejected, 'f')
 })
 
-t.test('clients that go away and 4xx say nothing against a backend', async t => {
-  const pool = await start(t, 'ab')
-  pool.fail('a', NEVER)
-  for (let i = 0; i < 24; i++) {
-    const { a, b } = pool.backends
-    const seen = a.requests.length + b.requests.length
+/** Clients that go away before they are answered, one after the other. */
+async function goAway (pool: Pool, count: number): Promise<void> {
+  const requests = () => Object.values(pool.backends).reduce((sum, { requests }) => sum + requests.length, 0)
+  for (let i = 0; i < count; i++) {
+    const seen = requests()
     const { wire } = await pool.client()
     wire.send('GET / HTTP/1.1\r\nHost: g\r\n\r\n')
-    await until(() => a.requests.length + b.requests.length > seen)
+    await until(() => requests() > seen)
     wire.close()
     await until(() => pool.app.proxy.getMetrics().inFlight === 0)
   }
+}
+
+t.test('clients that go away say nothing for a backend either', async t => {
+  const pool = await start(t, 'ab')
+  pool.fail('a')
+  await pool.send(8)
+  pool.fail('a', NEVER)
+  await goAway(pool, 2)
+  pool.fail('a')
+  t.equal(pool.ejected, '')
+  await pool.send(2)
+  t.equal(pool.ejected, 'a', 'five failures are in a row')
+})
+
+t.test('clients that go away and 4xx say nothing against a backend', async t => {
+  const pool = await start(t, 'ab')
+  pool.fail('a', NEVER)
+  await goAway(pool, 24)
   t.equal(pool.ejected, '')
   t.ok(pool.app.proxy.getMetrics().backends.a.abortedRequests >= 10)
   pool.fail('a', () => ok('', '', '404 Not Found'))

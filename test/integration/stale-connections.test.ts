@@ -73,7 +73,7 @@ for (const [name, fate] of FATES) {
       const { totalRetries, totalRequests, successfulRequests, backends } = gateway.app.proxy.getMetrics()
       t.equal(totalRetries, 1)
       t.strictSame([totalRequests, successfulRequests], [2, 2], 'one request of the client\'s')
-      t.match(backends.b, { totalRequests: 3, successfulRequests: 2, failedRequests: 1 }, 'two attempts')
+      t.match(backends.b, { totalRequests: 3, successfulRequests: 2, failedRequests: 0, abortedRequests: 1 }, 'two attempts, and nobody to blame')
       t.equal(gateway.log.filter(line => line.msg === 'attempt failed').length, 1, 'and a line for the one that failed')
       await noneUnderWay(t, gateway)
     }

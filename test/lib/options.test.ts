@@ -49,7 +49,9 @@ const needed: [RegExp, object][] = [
   [/backends\[0\]$/, { url: URL_1 }],
   [/weights$/, { from: 'latency' }],
   [/affinity$/, { secret: SECRET }],
-  [/split\[0\]$/, { match: {} }]
+  [/split\[0\]$/, { match: {} }],
+  // Some of what a check asks for it can only ask for by HTTP.
+  [/(?:health|healthCheck)$/, { path: '/' }]
 ]
 
 /** What an object has to hold beside what a test puts into it. @param step the last one of its path */
@@ -543,7 +545,7 @@ t.test('what is not given is as the defaults say, and what is undefined counts a
   const allUndefined = Object.fromEntries(propertiesOf(RockstarProxyOptionsSchema, '').filter(path => !/[.[]/.test(path)).map(key => [key, undefined]))
   for (const given of [{}, allUndefined]) {
     const { options, state } = new ProxyManager(given)
-    t.match(options, { backends: [], balancer: 'round-robin', weights: false, slowStart: false, affinity: false, panicThreshold: 0.5, preserveHost: false, forwarded: true, via: 'rockstar-proxy', upstreams: {}, routes: [], shutdownTimeout: 10_000 })
+    t.match(options, { backends: [], balancer: 'round-robin', weights: false, slowStart: false, affinity: false, panicThreshold: 0.5, preserveHost: false, forwarded: true, via: 'rockstar-proxy', upstreams: {}, routes: [], shutdownTimeout: 9_000 })
     t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 60_000, request: 30_000 })
     t.equal(state.via, 'rockstar-proxy')
     t.strictSame({ ...state.forwarded }, { xForwarded: true, standard: true })
@@ -692,12 +694,24 @@ t.test('an instance of a load balancer is used itself, whatever it is made of', 
   class Extended extends RoundRobin {
     override select () { return undefined }
   }
-  const ours = [IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin].map(Policy => new Policy())
-  for (const balancer of [{ type: 'mine', select: () => undefined }, new Getter(), ...ours, new SameType(), new Extended()]) {
-    t.equal(new ProxyManager({ balancer }).getLoadBalancer(), balancer, `as an option: ${balancer.constructor.name} '${balancer.type}'`)
+  const makers = [IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin, Getter, SameType, Extended].map(Balancer => () => new Balancer())
+  for (const make of [() => ({ type: 'mine', select: () => undefined }), ...makers]) {
+    const [byOption, bySetter] = [make(), make()]
+    t.equal(new ProxyManager({ balancer: byOption }).getLoadBalancer(), byOption, `as an option: ${byOption.constructor.name} '${byOption.type}'`)
     const manager = new ProxyManager({})
-    manager.setLoadBalancer(balancer)
-    t.equal(manager.getLoadBalancer(), balancer, `by the setter: ${balancer.constructor.name} '${balancer.type}'`)
+    manager.setLoadBalancer(bySetter)
+    t.equal(manager.getLoadBalancer(), bySetter, `by the setter: ${bySetter.constructor.name} '${bySetter.type}'`)
+    manager.setLoadBalancer('random')
+    manager.setLoadBalancer(bySetter)
+    t.equal(manager.getLoadBalancer(), bySetter, 'and again')
+  }
+  // It goes by the backends that it was told last: one that two upstreams shared would choose backends of the other.
+  for (const shared of [new RoundRobin(), new Extended(), new Maglev({ key: 'path' })]) {
+    const first = new ProxyManager({ balancer: shared })
+    const second = new ProxyManager({ balancer: shared }).getLoadBalancer()
+    t.equal(first.getLoadBalancer(), shared)
+    t.not(second, shared)
+    t.equal(second.constructor, shared.constructor, 'the other upstream gets one like it')
   }
   t.end()
 })
@@ -815,7 +829,7 @@ t.test('the objects of the caller are never changed: all of them may be frozen',
     weights: { from: 'latency', min: 0.5 },
     slowStart: { window: 5 },
     breaker: { rules: [{ type: 'failure-rate', threshold: 0.9 }, { type: 'consecutive' }] },
-    health: { headers: { 'x-check': '1' }, expectedStatus: [200, [300, 399]] },
+    health: { path: '/', headers: { 'x-check': '1' }, expectedStatus: [200, [300, 399]] },
     outlier: { successRate: { stdevFactor: 3 }, failurePercentage: false },
     affinity: { secret: [SECRET, `another ${SECRET}`] },
     timeout: { connect: 1_000 },

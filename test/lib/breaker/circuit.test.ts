@@ -33,7 +33,8 @@ function makeCircuit ({ rules = [{ type: 'consecutive', threshold: 3 }], random 
   const circuit = new Circuit(rules.map(createRule), { ...plain, ...policy }, {
     clock,
     random,
-    upstream: 'test', changed: (from, why, counts) => { changes.push({ from, to: circuit.state, why, counts, at: clock.now() }) }
+    upstream: 'test',
+    changed: (from, why, counts) => { changes.push({ from, to: circuit.state, why, counts, at: clock.now() }) }
   })
   /** Lets attempts through and ends them so, one after the other. */
   const attempt = (...results: Result[]) => { for (const result of results) circuit.settle(circuit.acquire(), outcomes[result]) }
@@ -72,8 +73,19 @@ class Model {
     this.rate = rate
   }
 
-  mayPass (): boolean {
-    return this.state === 'closed' || (this.state === 'half-open' && this.trying.length < this.policy.halfOpenRequests)
+  /** When the last try began. */
+  triedAt = -Infinity
+
+  mayPass (now: number): boolean {
+    return this.state === 'closed' || (this.state === 'half-open' && (this.trying.length < this.policy.halfOpenRequests || now - this.triedAt >= this.policy.timeout))
+  }
+
+  /** Tries that have taken too long are no longer waited for. */
+  begin (begun: Begun, now: number): void {
+    if (this.state !== 'half-open') return
+    if (this.trying.length === this.policy.halfOpenRequests) for (const late of this.trying.splice(0)) late.era = -1
+    this.trying.push(begun)
+    this.triedAt = now
   }
 
   become (state: CircuitState): void {
@@ -165,11 +177,11 @@ function compare ({ policy, threshold, rate, seed }: Setting, commands: readonly
     const before = model.era
     if (kind < 6) {
       const permit = circuit.acquire()
-      check((permit !== -1) === model.mayPass(), `a permit is ${permit}`)
+      check((permit !== -1) === model.mayPass(clock.now()), `a permit is ${permit}`)
       if (permit !== -1) {
         const begun = { permit, state: model.state, era: model.era }
         underWay.push(begun)
-        if (model.state === 'half-open') model.trying.push(begun)
+        model.begin(begun, clock.now())
       }
     } else if (kind < 12 && underWay.length > 0) {
       const [begun] = underWay.splice(which % underWay.length, 1)

@@ -142,14 +142,17 @@ t.test('consecutive gateway failures', t => {
     t.end()
   })
 
-  t.test('who was not let be ejected is so by the next failure, as soon as there is room', t => {
+  t.test('who was not let be ejected is looked at again after as many failures more', t => {
     const rig = new Rig(2)
     rig.give(0, UNAVAILABLE, 5)
     rig.give(1, UNAVAILABLE, 7)
     t.equal(rig.ejected, 'b0')
     rig.clock.advance(BASE)
+    rig.give(1, UNAVAILABLE, 2)
+    t.equal(rig.ejected, '')
     rig.give(1, UNAVAILABLE)
     t.equal(rig.ejected, 'b1')
+    t.match(rig.told.at(-1), { counts: { consecutiveFailures: 10 } })
     t.end()
   })
 
@@ -425,7 +428,7 @@ t.test('time', t => {
     rig.backends[0].circuit = { state: 'open', retryAfter: 1 } as Circuit
     rig.sweep()
     rig.backends[0].circuit = { state: 'closed', retryAfter: 0 } as Circuit
-    for (let i = 0; i < 5; i++) rig.rate(i, 50, 0)
+    for (let i = 1; i < 5; i++) rig.rate(i, 50, 0)
     rig.rate(0, 1, 1)
     rig.sweep()
     t.equal(rig.ejected, '')
@@ -511,7 +514,7 @@ t.test('who may be ejected', t => {
     const [gone] = rig.backends.splice(0, 1)
     rig.detector.remove(gone)
     rig.clock.advance(1_000)
-    rig.detector.count(rig.backends[0], UNAVAILABLE)
+    rig.give(0, UNAVAILABLE, 5)
     t.equal(rig.ejected, 'b1')
     rig.clock.advance(300_000)
     t.strictSame(rig.told.filter(({ what }) => what === 'returned').map(({ id }) => id), ['b1'])
@@ -581,7 +584,7 @@ t.test('a detector that has not begun or has stopped', t => {
     rig.detector.start()
     rig.detector.start()
     t.equal(rig.clock.timers, 1, 'one sweep, however often it is started')
-    rig.give(0, UNAVAILABLE)
+    rig.give(0, UNAVAILABLE, 5)
     t.equal(rig.clock.timers, 2)
     rig.detector.stop()
     t.equal(rig.clock.timers, 0)
