@@ -49,6 +49,8 @@ export class Backend implements contracts.Backend {
   readonly createdAt: Date
   updatedAt: Date
   readonly counters = new Counters()
+  /** Heads and pieces of content that have come from it: whether it does anything at all. */
+  heard = 0
   /** How often it was chosen, by reason. */
   readonly chosen: Record<contracts.Because, number> = { balancer: 0, affinity: 0, priority: 0, zone: 0, fallback: 0, panic: 0 }
   /** What weights may be worked out from; `null` where they are not. */

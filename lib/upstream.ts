@@ -224,6 +224,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     const awaited = backend.awaitsCheck
     backend.awaitsCheck = false
     if (changed && this.#checksHealth) {
+      if (healthy && proves) backend.circuit.tryNow?.()
       backend.healthy = healthy
       this.#rebuild()
       this.events.tell(healthy ? 'backend:healthy' : 'backend:unhealthy', {

@@ -19,6 +19,8 @@ export interface Circuit {
   open (): void
   /** Closes it and forgets what was counted. */
   close (): void
+  /** Half-opens it before its time is over, unless it was opened by hand: the backend passes its health checks again. */
+  tryNow? (): void
   /** Opens it for so many milliseconds, as another circuit of the backend has been: where a breaker replaces another. */
   openFor? (milliseconds: number): void
   /** Lets go of its timer. */

@@ -64,6 +64,7 @@ export class Attempt implements PooledHandler, Outcome {
   readonly #circuit: Circuit
   readonly #permit: number
   readonly #startedAt: number
+  readonly #heardBefore: number
   #dispatcher: Partial<Pick<BackendConnections, 'cancel' | 'isWaiting'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
@@ -82,6 +83,7 @@ export class Attempt implements PooledHandler, Outcome {
     this.#upstream = upstream
     this.#listener = listener
     this.#startedAt = upstream.clock.now()
+    this.#heardBefore = backend.heard
     backend.counters.begin()
   }
 
@@ -99,8 +101,8 @@ export class Attempt implements PooledHandler, Outcome {
   /** Gives the attempt up for a reason of ours: its connection is closed, its permit is back. */
   cancel (code: ErrorCode, cause?: unknown): void {
     if (this.settled) return
-    // Waiting for one of our own connections says nothing of the backend.
-    const waited = code === 'TIMEOUT' && this.stage === 'connect' && this.#dispatcher?.isWaiting?.(this) === true
+    // Waiting for one of our own connections says nothing of the backend, unless nothing came on any of them meanwhile.
+    const waited = code === 'TIMEOUT' && this.stage === 'connect' && this.backend.heard !== this.#heardBefore && this.#dispatcher?.isWaiting?.(this) === true
     this.#fail(proxyError(code, cause), waited ? 'proxy' : culpritOf(code))
     if (this.#dispatcher?.cancel !== undefined) this.#dispatcher.cancel(this)
     // A dispatcher of the user's own has no more than this; what is not connected yet is aborted when it is.
@@ -142,6 +144,7 @@ export class Attempt implements PooledHandler, Outcome {
       return true
     }
     this.awaitsHead = false
+    this.backend.heard++
     if (this.#headBytes !== null && isFaulty(this.#headBytes, headers)) this.connection?.retire()
     this.statusCode = statusCode
     this.stage = 'stream'
@@ -155,6 +158,7 @@ export class Attempt implements PooledHandler, Outcome {
 
   onData (chunk: Buffer): boolean {
     if (this.settled) return false
+    this.backend.heard++
     const flowing = this.#listener.onAttemptData(this, chunk)
     if (this.connection === null) return flowing
     // One of our own connections holds back in its socket; the rest of what has been read still comes.
