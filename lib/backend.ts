@@ -124,10 +124,11 @@ export class Backend implements contracts.Backend {
     return obstacles
   }
 
-  /** Takes over what is given and leaves the rest. Throws `INVALID_OPTIONS`. */
-  change (changes: contracts.BackendChanges, now: number): void {
+  /** Takes over what is given and leaves the rest. Throws `INVALID_OPTIONS`. @param approve throws where it cannot be checked so */
+  change (changes: contracts.BackendChanges, now: number, approve?: (healthCheck: contracts.HealthCheckOverrides) => void): void {
     // Checked as a whole before anything is taken over; defaults would undo what is not given.
     resolveOptions(BackendChangesSchema, changes, 'changes')
+    if (changes.healthCheck !== undefined) approve?.(changes.healthCheck)
     this.weight = changes.weight ?? this.weight
     this.priority = changes.priority ?? (changes.backup === undefined ? this.priority : changes.backup ? 1 : 0)
     this.zone = changes.zone ?? this.zone

@@ -133,7 +133,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
 
   update (id: string, changes: BackendChanges): Backend {
     const backend = this.get(id)
-    backend.change(changes, this.clock.wall())
+    backend.change(changes, this.clock.wall(), healthCheck => this.health.approve(backend, healthCheck))
     this.health.update(backend)
     this.#rebuild()
     return backend
@@ -311,6 +311,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
 
   #list (backend: Backend): void {
     if (this.#backends.has(backend.id)) throw proxyError('DUPLICATE_BACKEND', undefined, backend.id, this.name)
+    this.health.approve(backend)
     backend.circuit = this.#circuitFor(backend, this.breaker)
     this.#backends.set(backend.id, backend)
     backend.owner = this

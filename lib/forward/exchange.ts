@@ -183,8 +183,15 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
       chosen.chosen[this.because]++
       // A try must not go out on a connection that has died with the backend.
       this.#dispatch(chosen, permit, chosen.circuit.state === 'half-open')
-    } else if (++this.#refusals <= REFUSALS) this.#select()
+    } else if (++this.#refusals < REFUSALS) this.#select()
+    else if (this.#refusals === REFUSALS) this.#selectClosed()
     else this.#failForWant()
+  }
+
+  /** Many have refused: those that are only tried are passed over together, so that one that is well is still found. */
+  #selectClosed (): void {
+    for (const backend of this.#upstream.list()) if (backend.circuit.state !== 'closed') (this.tried ??= []).push(backend)
+    this.#select()
   }
 
   /** There is no backend; because they have failed, if any of them has. */
@@ -199,6 +206,7 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
 
   /** Whether a backend may still be chosen: it is among those that the balancer was given. Who has come back to it by affinity may also while it drains. */
   #mayUse (backend: Backend): boolean {
+    this.candidates?.refresh?.()
     return this.because === 'affinity' || this.candidates?.members.has(backend) === true
   }
 

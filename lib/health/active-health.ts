@@ -72,6 +72,11 @@ export class ActiveHealth {
     this.#sequence = Math.floor(random() * 1000)
   }
 
+  /** Throws `INVALID_OPTIONS` where a backend cannot be checked by such settings of its own. */
+  approve (backend: Backend, overrides = backend.healthCheck): void {
+    checkSettingsOf(this.#options, backend, overrides)
+  }
+
   /** Begins to know a backend, and takes it for what its settings say. */
   add (backend: Backend): void {
     const settings = checkSettingsOf(this.#options, backend)

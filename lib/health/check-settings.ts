@@ -21,8 +21,8 @@ export interface CheckSettings {
   readonly begin: () => Check
 }
 
-export function checkSettingsOf (options: HealthOptions, backend: Backend): CheckSettings {
-  const joined = { ...options, ...definedOf(backend.healthCheck ?? {}) } as Required<HealthOptions>
+export function checkSettingsOf (options: HealthOptions, backend: Backend, overrides: HealthCheckOverrides = backend.healthCheck ?? {}): CheckSettings {
+  const joined = { ...options, ...definedOf(overrides) } as Required<HealthOptions>
   const { interval, unhealthyInterval = interval, timeout, jitter, rise, fall, initial } = joined
   return { interval, unhealthyInterval, timeout, jitter, rise, fall, initial, proves: joined.path !== undefined || joined.checker !== undefined, begin: beginnerOf(joined, backend) }
 }

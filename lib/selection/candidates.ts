@@ -36,6 +36,8 @@ export class Candidates {
   members: ReadonlyMap<PublicBackend, LoadBalancer> = new Map()
   /** Whether any is available: without, panic may still use some. */
   hasAvailable = false
+  /** Takes over what has changed of backends; `null` where that is done at each change. */
+  refresh: (() => void) | null = null
   readonly #policy: CandidatePolicy
   readonly #isWhole: boolean
   /** By the groups' keys: who has balanced a group goes on with it. */

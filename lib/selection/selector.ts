@@ -17,13 +17,13 @@ export interface SelectorOptions {
   random: () => number
 }
 
+/** Whose balancer is whose: one of ours goes by what it was told last, and cannot serve two upstreams. */
+const owners = new WeakMap<LoadBalancer, Selector>()
+
 /**
  * Chooses a backend of an upstream for a request: the one that its cookie names, else among those that it asks for, by priority and zone,
  * the one that the load balancer says.
  */
-/** Whose balancer is whose: one of ours goes by what it was told last, and cannot serve two upstreams. */
-const owners = new WeakMap<LoadBalancer, Selector>()
-
 export class Selector implements CandidatePolicy {
   readonly zone: string | undefined
   readonly panicThreshold: number

@@ -67,6 +67,12 @@ export class Subset {
 
   /** The part that a request is for, whether or not it has an available backend; `undefined` where no weight is left. */
   partFor (context: SelectContext): Part | undefined {
+    const part = this.#choosePart(context)
+    part?.candidates.refresh?.()
+    return part
+  }
+
+  #choosePart (context: SelectContext): Part | undefined {
     const parts = this.#parts
     if (parts.length === 1) return parts[0].weight > 0 || parts[0].fits?.(context) === true ? parts[0] : undefined
     for (const part of parts) if (part.fits !== null && part.fits(context)) return part

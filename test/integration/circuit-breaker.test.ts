@@ -483,6 +483,206 @@ t.test('half-open: a client that goes away makes room for the next try and count
   t.strictSame(changes, ['a open', 'a half-open', 'a closed'])
 })
 
+const streamHead = 'HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n'
+
+t.test('half-open: a try that answers without end closes the circuit at its head, and others are served while it streams', async t => {
+  const s = await stage(t, 1)
+  const { gateway, players: [a], state, changes } = s
+  await halfOpen(s)
+  const { act } = a
+  a.act = a.hold
+  const client = await gateway.connect()
+  client.send(REQUEST)
+  await until(() => a.held.length === 1)
+  t.equal(await s.get(), '[503]', 'nothing is known before its head')
+  a.act = act
+  a.held[0].send(`${streamHead}6\r\ndata:1\r\n`)
+  await client.receive('data:1')
+  t.equal(state(), 'closed')
+  t.equal(await s.get(5), 'aaaaa')
+  a.held[0].send('6\r\ndata:2\r\n')
+  await client.receive('data:2')
+  t.equal(gateway.app.proxy.getMetrics().backends.a.inFlight, 1)
+  t.strictSame(changes, ['a open', 'a half-open', 'a closed'])
+})
+
+t.test('half-open: how a try ends after its head is told to the circuit no second time', async t => {
+  const s = await stage(t, 1, { threshold: 1, successThreshold: 2 })
+  const { gateway, players: [a], state } = s
+  await halfOpen(s)
+  const { act } = a
+  for (const end of ['finishes', 'breaks off']) {
+    a.act = () => half
+    const client = await gateway.connect()
+    client.send(REQUEST)
+    await client.receive('half')
+    t.equal(state(), end === 'finishes' ? 'half-open' : 'closed', 'one success of two for each head')
+    const [wire] = a.wire.connections.filter(({ closed }) => !closed).slice(-1)
+    if (end === 'finishes') {
+      wire.send('-whole')
+      t.equal((await client.response()).body, 'half-whole')
+      t.equal(state(), 'half-open')
+    } else {
+      wire.reset()
+      await until(() => client.ended || client.closed)
+      t.equal(state(), 'closed', 'it was judged by its head')
+    }
+  }
+  a.act = act
+  t.equal(await s.get(3), 'aaa')
+})
+
+t.test('half-open: a try with a bad status opens the circuit at its head', async t => {
+  const s = await stage(t, 1)
+  const { gateway, players: [a], state, changes } = s
+  await halfOpen(s)
+  a.act = () => 'HTTP/1.1 503 Sorry\r\nContent-Length: 10\r\n\r\nhalf'
+  const client = await gateway.connect()
+  client.send(REQUEST)
+  await client.receive('half')
+  t.equal(state(), 'open')
+  t.strictSame(changes, ['a open', 'a half-open', 'a open'])
+  t.equal(await s.get(), '[503]')
+  const [wire] = a.wire.connections.slice(-1)
+  wire.send('-whole')
+  t.equal((await client.response()).body, 'half-whole', 'the answer goes on')
+  t.strictSame(changes.length, 3)
+})
+
+t.test('half-open: a try whose client is slow to send gives up its place after the circuit\'s timeout', async t => {
+  const s = await stage(t, 1, { timeout: 30_000 })
+  const { gateway, players: [a], state, clock, changes } = s
+  await halfOpen(s)
+  const slow = await gateway.connect()
+  const { connects } = gateway.app.proxy.getConnectionPool().stats()
+  slow.send('POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: 10\r\n\r\nfirst')
+  await until(() => gateway.app.proxy.getConnectionPool().stats().connects > connects)
+  t.equal(await s.get(), '[503]')
+  clock.advance(29_999)
+  t.equal(await s.get(), '[503]', 'not before')
+  t.equal(state(), 'half-open')
+  clock.advance(1)
+  t.equal(await s.get(3), 'aaa')
+  t.equal(state(), 'closed')
+  a.act = bad
+  slow.send('-last')
+  t.equal((await slow.response()).status, 503)
+  t.equal(state(), 'closed', 'what comes late says nothing')
+  t.strictSame(changes, ['a open', 'a half-open', 'a closed'])
+})
+
+t.test('half-open: each try that gives up its place makes room for one', async t => {
+  const s = await stage(t, 1, { timeout: 30_000 })
+  const { gateway, players: [a], clock, state } = s
+  await halfOpen(s)
+  a.act = a.hold
+  for (let i = 1; i <= 3; i++) {
+    const client = await gateway.connect()
+    client.send(REQUEST)
+    await until(() => a.held.length === i)
+    t.equal(await s.get(2), '[503][503]')
+    clock.advance(30_000)
+  }
+  t.equal(state(), 'half-open')
+})
+
+t.test('half-open: where all of many backends are being tried, a further request fails at once, and once', async t => {
+  const wire = await rawBackend(t, (_request, wire) => player.act({} as Message, wire))
+  const player: Pick<Player, 'act' | 'held'> = { act: bad, held: [] }
+  const backends = Array.from({ length: 200 }, (_, i) => ({ id: `b${i}`, url: wire.url }))
+  let asked = 0
+  const balancer: LoadBalancer = {
+    type: 'first',
+    select (available, { tried }) {
+      asked++
+      return available.find(backend => tried?.includes(backend) !== true)
+    }
+  }
+  const clock = new FakeClock()
+  const { app, log } = await startGateway(t, { backends, balancer, breaker: { threshold: 1, timeout: 1_000, jitter: 0 }, clock, routes: [{ prefix: '/' }], timeout: patient, pool: { connections: 2 } })
+  const circuits = app.proxy.getCircuitBreaker()
+  for (let i = 0; i < 200; i++) await app.inject('/')
+  t.ok(backends.every(({ id }) => circuits.getState(id) === 'open'))
+  clock.advance(1_000)
+  t.ok(backends.every(({ id }) => circuits.getState(id) === 'half-open'))
+  // Each gets a try, by name: a client's way through 200 refusals is what is bounded.
+  player.act = (_request, wire) => { player.held.push(wire) }
+  const chosen = new Set<string>()
+  app.proxy.setLoadBalancer({
+    type: 'next',
+    select: available => {
+      const next = available.find(({ id }) => !chosen.has(id))
+      if (next !== undefined) chosen.add(next.id)
+      return next
+    }
+  })
+  const tries = Array.from({ length: 200 }, () => app.inject('/'))
+  await until(() => player.held.length === 200)
+  app.proxy.setLoadBalancer(balancer)
+  asked = 0
+  const lines = log.length
+  const response = await app.inject('/')
+  t.equal(response.statusCode, 503)
+  t.equal(response.json().code, OPEN)
+  t.equal(response.headers['retry-after'], '1')
+  t.ok(asked <= 20, `the balancer was asked ${asked} times`)
+  t.equal(log.slice(lines).filter(({ msg }) => /incoming request/.test(msg)).length, 1)
+  t.equal(log.slice(lines).filter(({ msg }) => /request completed/.test(msg)).length, 1)
+  await settled()
+  t.equal(player.held.length, 200, 'no backend has seen it')
+  for (const wire of player.held) wire.send(ok())
+  t.ok((await Promise.all(tries)).every(({ statusCode }) => statusCode === 200))
+})
+
+t.test('half-open: among many that are being tried the one that is well serves every other request', async t => {
+  const well = await rawBackend(t, () => ok('well'))
+  const held: Wire[] = []
+  let act: Player['act'] = bad
+  const wire = await rawBackend(t, (request, wire) => act(request, wire))
+  const backends = [...Array.from({ length: 40 }, (_, i) => ({ id: `b${i}`, url: wire.url })), { id: 'well', url: well.url }]
+  const clock = new FakeClock()
+  const { app } = await startGateway(t, { backends, breaker: { threshold: 1, timeout: 1_000, jitter: 0 }, clock, routes: [{ prefix: '/' }], timeout: patient })
+  for (let i = 0; i < 41; i++) await app.inject('/')
+  clock.advance(1_000)
+  act = (_request, wire) => { held.push(wire) }
+  const statuses: number[] = []
+  for (let i = 0; i < 120; i++) app.inject('/').then(({ statusCode }) => statuses.push(statusCode), () => {})
+  await until(() => held.length + statuses.length === 120)
+  t.equal(held.length, 40)
+  t.ok(statuses.every(status => status === 200), statuses.join(' '))
+  for (const wire of held) wire.send(ok())
+  await until(() => statuses.length === 120)
+})
+
+t.test('waiting for a connection of our own pool is no failure of a backend that is at work on it', async t => {
+  const s = await stage(t, 1, { threshold: 1 }, { pool: { connections: 1 }, timeout: { ...patient, connect: 2_000 }, outlier: { consecutiveFailures: 1, consecutiveLocalErrors: 1 } })
+  const { gateway, players: [a], clock, state, changes } = s
+  a.act = () => `${streamHead}6\r\ndata:1\r\n`
+  const stream = await gateway.connect()
+  stream.send(REQUEST)
+  await stream.receive('data:1')
+  for (let i = 0; i < 3; i++) {
+    const client = await gateway.connect()
+    client.send(REQUEST)
+    await until(() => gateway.app.proxy.getConnectionPool().stats().pending === 1)
+    a.wire.connections[0].send(`7\r\nbeat:${i};\r\n`)
+    await stream.receive(`beat:${i}`)
+    clock.advance(4_000)
+    const response = await client.response()
+    t.equal(response.status, 504)
+    t.equal(JSON.parse(response.body).code, 'FST_ROCKSTAR_TIMEOUT')
+  }
+  t.equal(state(), 'closed')
+  t.strictSame(changes, [])
+  t.match(gateway.app.proxy.getMetrics().backends.a, { failedRequests: 0, abortedRequests: 3, inFlight: 1 })
+  t.equal(gateway.app.proxy.getBackend('a').available, true, 'nor is it ejected')
+  t.equal(a.wire.requests.length, 1)
+  a.wire.connections[0].send('0\r\n\r\n')
+  a.act = () => ok('a')
+  await stream.response()
+  t.equal(await s.get(2), 'aa')
+})
+
 t.test('half-open: requests begun before the circuit opened say nothing, well or not', async t => {
   const s = await stage(t, 1)
   const { gateway, players: [a], state } = s

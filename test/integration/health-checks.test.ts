@@ -602,6 +602,25 @@ t.test('a backend turning unhealthy or healthy is one event and one line in the 
   ])
 })
 
+t.test('what only a check by HTTP looks at is refused where there is no path', async t => {
+  const url = 'http://127.0.0.1:9'
+  for (const health of [{ expectedBody: 'x' }, { host: 'x' }, { headers: { x: 'y' } }]) {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const [name] = Object.keys(health)
+    await t.rejects(async () => await app.register(rockstarProxy, { backends: [url], health }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: new RegExp(`health\\.${name} .*health\\.path`) })
+    await gatewayWith(t, [url], { ...health, path: '/health' })
+  }
+})
+
+t.test('a backend that is refused for that is not listed, and one that is changed stays as it was', async t => {
+  const { app } = await gatewayWith(t, [{ id: 'a', url: 'http://127.0.0.1:9', healthCheck: { path: '/health' } }], { expectedBody: 'x' })
+  t.throws(() => app.proxy.addBackend({ id: 'b', url: 'http://127.0.0.1:9' }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS' })
+  t.strictSame(app.proxy.listBackends().map(({ id }) => id), ['a'])
+  t.throws(() => app.proxy.updateBackend('a', { weight: 5, healthCheck: { port: 1 } }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS' })
+  t.equal(app.proxy.getBackend('a').weight, 1)
+})
+
 t.test('initial says whether a backend serves before it has proved itself', async t => {
   let well = false
   const checker = () => well

@@ -47,6 +47,31 @@ t.test('they are prepared once, and anew when something changes', t => {
   t.end()
 })
 
+t.test('those of calls are made anew when they are asked for again, and not before', t => {
+  let rebuilds = 0
+  class Counting extends RoundRobin {
+    override rebuild (...given: Parameters<RoundRobin['rebuild']>): void {
+      rebuilds++
+      super.rebuild(...given)
+    }
+  }
+  const subsets = new Subsets({ zone: undefined, panicThreshold: 0.5, random: seeded(1), balancer: new Counting() })
+  const backends = backendsOf({ a: V1, b: V2, c: V2 })
+  subsets.rebuild(backends)
+  for (let n = 0; n < 100; n++) subsets.candidatesFor([{ version: ['v2', n] }], false)
+  subsets.candidatesFor([{ version: 'v1' }], true)
+  t.equal(rebuilds, 101)
+  backends[1].draining = true
+  for (let i = 0; i < 10; i++) subsets.rebuild(backends)
+  t.equal(rebuilds, 111, 'those of routes are made each time')
+  for (let i = 0; i < 10; i++) t.equal(idsOf(subsets.candidatesFor([{ version: ['v2', 7] }], false).members.keys()), 'c')
+  t.equal(rebuilds, 112)
+  t.equal(idsOf(subsets.candidatesFor([{ version: ['v2', 8] }], true).members.keys()), 'c', 'a route that comes to use one sees it as well')
+  subsets.rebuild(backendsOf({ a: V1, d: V2 }))
+  t.equal(idsOf(subsets.candidatesFor([{ version: ['v2', 8] }], false).members.keys()), 'd')
+  t.end()
+})
+
 t.test('the order of names makes no difference', t => {
   const subsets = make()
   t.equal(subsets.candidatesFor([{ a: 1, b: 2 }], false), subsets.candidatesFor([{ b: 2, a: 1 }], false))
