@@ -21,6 +21,7 @@ export function contenders (): Contender[] {
   const all = [
     inNode(FLOOR, 'bare Fastify + undici'),
     inNode('routes', 'rockstar-proxy, routes'),
+    inNode('unguarded', 'the same, nothing judging backends'),
     inNode('forward', 'rockstar-proxy, forward()'),
     inNode(RIVAL, '@fastify/http-proxy')
   ]

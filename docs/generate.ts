@@ -7,8 +7,8 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import {
-  AffinityOptionsSchema, BackendChangesSchema, BackendOptionsSchema, BALANCER_SCHEMAS, ForwardedSchema, ForwardOptionsSchema, PoolOptionsSchema,
-  RockstarProxyOptionsSchema, RouteOptionsSchema, SlowStartOptionsSchema, SplitPartSchema, TimeoutOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
+  AffinityOptionsSchema, BackendChangesSchema, BackendOptionsSchema, BALANCER_SCHEMAS, BreakerOptionsSchema, ConsecutiveRuleSchema, FailurePercentageOptionsSchema, FailureRateRuleSchema, ForwardedSchema, ForwardOptionsSchema, HealthCheckOverridesSchema, HealthOptionsSchema, OutlierOptionsSchema, PoolOptionsSchema,
+  RockstarProxyOptionsSchema, RouteOptionsSchema, SlowRateRuleSchema, SlowStartOptionsSchema, SplitPartSchema, SuccessRateOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
 } from '../types/index.ts'
 
 const forwarded = ForwardedSchema.anyOf.find(variant => KindGuard.IsObject(variant)) as TObject
@@ -16,7 +16,9 @@ const forwarded = ForwardedSchema.anyOf.find(variant => KindGuard.IsObject(varia
 /** In the order of the page: the plugin's first, then what stands in them, then those of routes and calls. */
 const sections: TObject[] = [
   RockstarProxyOptionsSchema, UpstreamOptionsSchema, BackendOptionsSchema, BackendChangesSchema, ...BALANCER_SCHEMAS,
-  WeightOptionsSchema, SlowStartOptionsSchema, AffinityOptionsSchema, TimeoutOptionsSchema,
+  WeightOptionsSchema, SlowStartOptionsSchema, AffinityOptionsSchema,
+  BreakerOptionsSchema, ConsecutiveRuleSchema, FailureRateRuleSchema, SlowRateRuleSchema,
+  HealthOptionsSchema, HealthCheckOverridesSchema, OutlierOptionsSchema, SuccessRateOptionsSchema, FailurePercentageOptionsSchema, TimeoutOptionsSchema,
   PoolOptionsSchema, forwarded, RouteOptionsSchema, SplitPartSchema, ForwardOptionsSchema
 ]
 const titles = new Set(sections.map(titleOf))

@@ -1,7 +1,9 @@
 import { isIP } from 'node:net'
 import { BackendInputSchema, BackendChangesSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
+import { alwaysClosed } from './breaker/none.ts'
 import { proxyError } from './errors.ts'
+import type { HealthState, OutlierRecord } from './health/index.ts'
 import { Counters } from './metrics/index.ts'
 import type { Observed } from './weights/index.ts'
 import { resolveOptions, withoutPassword } from './options.ts'
@@ -31,13 +33,24 @@ export class Backend implements contracts.Backend {
   isActive: boolean
   /** What active health checks say. */
   healthy = true
+  health: HealthState | null = null
+  /** Whether it is taken for unhealthy only because it has not been checked yet. */
+  awaitsCheck = false
   /** What outlier detection says. */
   ejected = false
+  outlier: OutlierRecord | null = null
+  circuit: contracts.Circuit = alwaysClosed
+  /** Since when it has been available, or not. */
+  healthSince: Date
+  /** What is otherwise than its upstream says of checks. */
+  healthCheck: contracts.HealthCheckOverrides | undefined
   draining = false
   metadata: Readonly<Record<string, unknown>>
   readonly createdAt: Date
   updatedAt: Date
   readonly counters = new Counters()
+  /** Heads and pieces of content that have come from it: whether it does anything at all. */
+  heard = 0
   /** How often it was chosen, by reason. */
   readonly chosen: Record<contracts.Because, number> = { balancer: 0, affinity: 0, priority: 0, zone: 0, fallback: 0, panic: 0 }
   /** What weights may be worked out from; `null` where they are not. */
@@ -46,6 +59,7 @@ export class Backend implements contracts.Backend {
   owner: object | null = null
   /** Called when the last attempt under way has ended; set while draining. */
   onIdle: (() => void) | null = null
+  #wasAvailable = true
   readonly #url: string
 
   /** Throws `INVALID_OPTIONS`. */
@@ -66,6 +80,8 @@ export class Backend implements contracts.Backend {
     this.metadata = frozenCopy(given.metadata ?? {})
     this.createdAt = new Date(now)
     this.updatedAt = this.createdAt
+    this.healthSince = this.createdAt
+    this.healthCheck = given.healthCheck === undefined ? undefined : { ...given.healthCheck }
     this.#url = url.href
   }
 
@@ -77,9 +93,18 @@ export class Backend implements contracts.Backend {
     return this.counters.inFlight
   }
 
+  /** Whether it would take requests if it were well. */
+  get enlisted (): boolean {
+    return this.isActive && !this.draining && this.weight > 0
+  }
+
+  get circuitState (): contracts.CircuitState {
+    return this.circuit.state
+  }
+
   /** Whether it may be chosen when nobody asks for its health. */
   get usable (): boolean {
-    return this.isActive && !this.draining && this.weight > 0
+    return this.enlisted && this.circuit.state !== 'open'
   }
 
   /** Whether it may be chosen for a new request. */
@@ -95,19 +120,29 @@ export class Backend implements contracts.Backend {
     if (this.weight === 0) obstacles.push('weight 0')
     if (!this.healthy) obstacles.push('unhealthy')
     if (this.ejected) obstacles.push('ejected')
+    if (this.circuit.state === 'open') obstacles.push('circuit open')
     return obstacles
   }
 
-  /** Takes over what is given and leaves the rest. Throws `INVALID_OPTIONS`. */
-  change (changes: contracts.BackendChanges, now: number): void {
+  /** Takes over what is given and leaves the rest. Throws `INVALID_OPTIONS`. @param approve throws where it cannot be checked so */
+  change (changes: contracts.BackendChanges, now: number, approve?: (healthCheck: contracts.HealthCheckOverrides) => void): void {
     // Checked as a whole before anything is taken over; defaults would undo what is not given.
     resolveOptions(BackendChangesSchema, changes, 'changes')
+    if (changes.healthCheck !== undefined) approve?.(changes.healthCheck)
     this.weight = changes.weight ?? this.weight
     this.priority = changes.priority ?? (changes.backup === undefined ? this.priority : changes.backup ? 1 : 0)
     this.zone = changes.zone ?? this.zone
     this.isActive = changes.isActive ?? this.isActive
+    if (changes.healthCheck !== undefined) this.healthCheck = { ...changes.healthCheck }
     if (changes.metadata !== undefined) this.metadata = frozenCopy(changes.metadata)
     this.updatedAt = new Date(now)
+  }
+
+  /** Notes since when it has been available, or not. */
+  noteAvailability (now: number): void {
+    if (this.available === this.#wasAvailable) return
+    this.#wasAvailable = this.available
+    this.healthSince = new Date(now)
   }
 
   /** Joins the weight and its factors; true when that has changed by as much as anybody would notice. */
@@ -140,6 +175,9 @@ export class Backend implements contracts.Backend {
       ...(this.zone === undefined ? {} : { zone: this.zone }),
       isActive: this.isActive,
       available: this.available,
+      healthy: this.healthy,
+      ejected: this.ejected,
+      circuitState: this.circuit.state,
       draining: this.draining,
       metadata: { ...this.metadata },
       createdAt: this.createdAt.toISOString(),

@@ -17,6 +17,8 @@ export const errors = {
   BODY_CONSUMED: createError('FST_ROCKSTAR_BODY_CONSUMED', 'The request body was parsed into something that cannot be sent on byte for byte (content type %s). Forward from a scope that has registered rockstar-proxy/passthrough, or parse this type as a string or Buffer', 500),
   INVALID_HEADER: createError('FST_ROCKSTAR_INVALID_HEADER', "%s returned a header that cannot be sent: '%s'", 500),
   NO_BACKEND: createError('FST_ROCKSTAR_NO_BACKEND', 'No backend is available', 503),
+  CIRCUIT_OPEN: createError('FST_ROCKSTAR_CIRCUIT_OPEN', 'No backend is available: those there are have failed lately', 503),
+  UNHEALTHY: createError('FST_ROCKSTAR_UNHEALTHY', '%s', 503),
   CLOSED: createError('FST_ROCKSTAR_CLOSED', 'The proxy is shutting down', 503),
   CONNECT: createError('FST_ROCKSTAR_CONNECT', 'The backend could not be reached', 502),
   RESET: createError('FST_ROCKSTAR_RESET', 'The backend closed the connection before it answered', 502),

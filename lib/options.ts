@@ -33,7 +33,7 @@ function withDefaults (schema: TSchema, value: unknown): unknown {
   const filled: Record<string, unknown> = { ...value as object }
   for (const [key, property] of Object.entries(schema.properties)) {
     if (filled[key] !== undefined) filled[key] = withDefaults(property, filled[key])
-    else if ('default' in property) filled[key] = structuredClone(property.default)
+    else if ('default' in property) filled[key] = withDefaults(property, structuredClone(property.default))
   }
   return filled
 }

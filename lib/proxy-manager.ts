@@ -7,6 +7,7 @@ import { fastRandom } from './balancer/index.ts'
 import { systemClock } from './clock.ts'
 import { Deadlines } from './deadlines.ts'
 import { proxyError } from './errors.ts'
+import { Events } from './events.ts'
 import { captureRequest, explainRequest, forwardHttp, ReplyClient, settingsOf, type Route, type Settings } from './forward/index.ts'
 import { resolveOptions } from './options.ts'
 import { Upstream, type Shared } from './upstream.ts'
@@ -75,6 +76,45 @@ export class UpstreamManager implements contracts.Upstream {
     return this.state.balancer
   }
 
+  setCircuitBreaker (breaker: contracts.BreakerInput): void {
+    this.state.setBreaker(breaker)
+  }
+
+  getCircuitBreaker (): contracts.CircuitBreaker {
+    return this.state.breaker
+  }
+
+  async healthCheck (): Promise<void> {
+    const failed = await this.state.health.checkAll()
+    if (failed.length === 0) return
+    const names = failed.map(({ backend, result }) => `${backend.id} (${result.errorMessage})`).join(', ')
+    throw proxyError('UNHEALTHY', undefined, `Backends of upstream '${this.name}' have failed their health check: ${names}`)
+  }
+
+  getHealthStatus (): Record<string, contracts.BackendHealth> {
+    return this.state.healthStatus()
+  }
+
+  isReady (): boolean {
+    const { closed, available, minHealthy } = this.state
+    return !closed && available.length >= Math.max(1, minHealthy)
+  }
+
+  on<Name extends contracts.ProxyEventName> (name: Name, listener: (event: contracts.ProxyEvents[Name][0]) => void): this {
+    this.events.on(name, listener as never)
+    return this
+  }
+
+  once<Name extends contracts.ProxyEventName> (name: Name, listener: (event: contracts.ProxyEvents[Name][0]) => void): this {
+    this.events.once(name, listener as never)
+    return this
+  }
+
+  off<Name extends contracts.ProxyEventName> (name: Name, listener: (event: contracts.ProxyEvents[Name][0]) => void): this {
+    this.events.off(name, listener as never)
+    return this
+  }
+
   setConnectionPool (pool: contracts.PoolInput): void {
     this.state.setPool(pool)
   }
@@ -91,9 +131,15 @@ export class UpstreamManager implements contracts.Upstream {
     this.state.resetMetrics()
   }
 
-  /** Follows time: slow start, and weights that follow what backends do. */
-  start (): void {
-    this.state.weigher.start()
+  /** Follows time: health checks, weights. Resolves when as many backends are healthy as must be. */
+  async start (): Promise<void> {
+    this.state.start()
+    await this.state.whenProven()
+  }
+
+  /** Where listeners hear from. */
+  protected get events (): Events {
+    return this.state.events
   }
 
   /** Takes no new request. */
@@ -110,8 +156,7 @@ export class UpstreamManager implements contracts.Upstream {
 
   /** Closes every connection at once. */
   async shut (): Promise<void> {
-    this.state.weigher.stop()
-    this.state.cutDrains()
+    this.state.stop()
     const { pool } = this.state
     await (pool.destroy?.() ?? pool.close())
   }
@@ -148,7 +193,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   constructor (given: contracts.RockstarProxyOptions) {
     const options = resolveOptions<contracts.RockstarProxyOptions>(RockstarProxyOptionsSchema, given, 'options')
     const clock = options.clock ?? systemClock
-    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random: options.random ?? fastRandom, log: undefined }
+    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random: options.random ?? fastRandom, events: new Events() }
     super(new Upstream('default', options, shared, 'options'))
     this.options = options
     this.#shared = shared
@@ -202,14 +247,25 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   }
 
   /** The app is ready: what follows time begins. */
-  override start (): void {
+  override async start (): Promise<void> {
     this.#started = true
-    for (const upstream of this.#upstreams.values()) upstream.state.weigher.start()
+    await Promise.all(this.listUpstreams().map(upstream => upstream === this ? super.start() : upstream.start()))
+  }
+
+  /** Whether every upstream that has backends has enough of them available. */
+  override isReady (): boolean {
+    const used = this.listUpstreams().filter(({ state }) => state.list().length > 0)
+    return used.length > 0 && used.every(upstream => upstream === this ? super.isReady() : upstream.isReady())
+  }
+
+  /** Those of all upstreams. */
+  protected override get events (): Events {
+    return this.#shared.events
   }
 
   /** Where what happens is told. */
   logTo (log: FastifyBaseLogger): void {
-    this.#shared.log = log
+    this.#shared.events.log = log
   }
 
   /** Refuses new requests, lets those under way finish for so long, and aborts the rest. */
@@ -257,7 +313,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     if (this.#upstreams.has(name)) throw proxyError('DUPLICATE_UPSTREAM', undefined, name)
     const upstream = new UpstreamManager(new Upstream(name, options, this.#shared, path))
     this.#upstreams.set(name, upstream)
-    if (this.#started && this.#closing === null) upstream.start()
+    if (this.#started && this.#closing === null) upstream.state.start()
     return upstream
   }
 

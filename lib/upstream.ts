@@ -1,15 +1,21 @@
-import type { FastifyBaseLogger } from 'fastify'
-import { RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
-import type { AffinityOptions, BackendChanges, BackendDistribution, BackendInput, BalancerEnv, BalancerInput, Clock, ConnectionPool, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
+import type { TSchema } from '@sinclair/typebox'
+import { HealthOptionsSchema, OutlierOptionsSchema, RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
+import type { AffinityOptions, BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, CircuitState, Clock, ConnectionPool, HealthOptions, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
+import { createBreaker } from './breaker/index.ts'
 import type { Deadlines } from './deadlines.ts'
 import { proxyError } from './errors.ts'
+import { Events } from './events.ts'
+import { ActiveHealth, healthOf, OutlierDetector, type ActiveHealthListener, type CheckResult, type OutlierListener } from './health/index.ts'
 import { Counters } from './metrics/index.ts'
 import { resolveOptions } from './options.ts'
 import { createPool } from './pool/index.ts'
-import { Selector } from './selection/index.ts'
+import { Selector, type Selection, type Subset } from './selection/index.ts'
 import { Weigher, type WeigherListener } from './weights/index.ts'
+
+/** Any long time, in milliseconds. */
+const HOLD = 1_000_000
 
 /** Which of the forwarded headers are written. */
 export interface ForwardedSwitches {
@@ -25,12 +31,12 @@ export interface Shared {
   readonly zone: string | undefined
   /** Where numbers of at least 0 and below 1 come from. */
   readonly random: () => number
-  /** The application's; there is none before the plugin is registered. */
-  log: FastifyBaseLogger | undefined
+  /** Hears of what becomes of all backends. */
+  readonly events: Events
 }
 
 /** One group of backends with its policies, and those that can be chosen, made ready anew when something changes. */
-export class Upstream implements WeigherListener {
+export class Upstream implements WeigherListener, ActiveHealthListener, OutlierListener {
   readonly name: string
   readonly clock: Clock
   readonly deadlines: Deadlines
@@ -42,13 +48,25 @@ export class Upstream implements WeigherListener {
   available: readonly Backend[] = Object.freeze([])
   readonly selector: Selector
   readonly weigher: Weigher
+  readonly events: Events
+  readonly health: ActiveHealth
+  /** `null` where it is off. */
+  readonly outlier: OutlierDetector | null
+  breaker: CircuitBreaker
+  /** Backends that must have passed a check before the app is ready, and milliseconds to wait for them. */
+  readonly minHealthy: number
+  readonly readyTimeout: number
   pool: ConnectionPool
   readonly counters = new Counters()
   retries = 0
   closed = false
   readonly #shared: Shared
   readonly #env: BalancerEnv
+  readonly #checksHealth: boolean
+  /** While one breaker takes the place of another, circuits change without anything having happened. */
+  #replacing = false
   #panicking = false
+  #onProven: (() => void) | null = null
   readonly #backends = new Map<string, Backend>()
   readonly #removals = new Map<Backend, Promise<void>>()
   /** Ends the drains under way. */
@@ -81,6 +99,14 @@ export class Upstream implements WeigherListener {
     })
     this.weigher = new Weigher({ weights: weightsOf(options.weights, path), slowStart: slowStartOf(options.slowStart, path) }, clock, this)
     this.pool = createPool(options.pool, `${path}.pool`)
+    this.events = new Events(shared.events)
+    this.breaker = createBreaker(options.breaker, `${path}.breaker`)
+    const health = optionsOf<HealthOptions>(HealthOptionsSchema, options.health, `${path}.health`)
+    this.#checksHealth = options.health !== false
+    this.minHealthy = health.minHealthy as number
+    this.readyTimeout = health.readyTimeout as number
+    this.health = new ActiveHealth(this.#checksHealth ? health : { ...health, fall: Infinity }, this.#env, this)
+    this.outlier = options.outlier === false ? null : new OutlierDetector(optionsOf(OutlierOptionsSchema, options.outlier, `${path}.outlier`), clock, this)
     options.backends?.forEach((backend, i) => this.#list(new Backend(backend, clock.wall(), `${path}.backends[${i}]`)))
     this.weigher.update(this.list(), true)
     this.available = this.#availableNow()
@@ -101,12 +127,14 @@ export class Upstream implements WeigherListener {
     const backend = new Backend(input, this.clock.wall())
     this.#list(backend)
     this.#rebuild()
+    this.#tell('backend:added', backend)
     return backend
   }
 
   update (id: string, changes: BackendChanges): Backend {
     const backend = this.get(id)
-    backend.change(changes, this.clock.wall())
+    backend.change(changes, this.clock.wall(), healthCheck => this.health.approve(backend, healthCheck))
+    this.health.update(backend)
     this.#rebuild()
     return backend
   }
@@ -120,6 +148,7 @@ export class Upstream implements WeigherListener {
     if (removal === undefined) {
       backend.draining = true
       this.#rebuild()
+      this.#tell('backend:draining', backend)
       removal = this.#drainAndRelease(backend, timeout).finally(() => this.#removals.delete(backend))
       this.#removals.set(backend, removal)
     }
@@ -138,6 +167,31 @@ export class Upstream implements WeigherListener {
 
   setBalancer (input: BalancerInput): void {
     this.selector.setBalancer(createBalancer(input, 'balancer', this.#env))
+  }
+
+  /** Circuits that are open stay so. */
+  setBreaker (input: BreakerInput): void {
+    const breaker = createBreaker(input)
+    if (breaker === this.breaker) return
+    const backends = this.list()
+    const circuits = backends.map(backend => this.#circuitFor(backend, breaker))
+    const before = backends.map(({ circuit: { state, retryAfter } }) => ({ state, retryAfter }))
+    this.#replacing = true
+    backends.forEach((backend, i) => {
+      this.breaker.removeCircuit?.(backend)
+      const circuit = backend.circuit = circuits[i]
+      const { state, retryAfter } = before[i]
+      if (retryAfter === Infinity) circuit.open()
+      // One that was half-open has still to prove itself.
+      else if (state !== 'closed') circuit.openFor?.(retryAfter)
+    })
+    this.#replacing = false
+    this.breaker = breaker
+    this.#rebuild()
+    backends.forEach((backend, i) => {
+      const { state } = before[i]
+      if (state !== 'closed' && backend.circuit.state === 'closed') this.#tellCircuit(backend, state, 'the circuit breaker was replaced', {})
+    })
   }
 
   setPool (input: PoolInput): void {
@@ -165,6 +219,88 @@ export class Upstream implements WeigherListener {
     this.#rebuild()
   }
 
+  onHealthChecked (backend: Backend, result: CheckResult, changed: boolean, proves: boolean): void {
+    const { healthy, consecutiveFails, consecutivePasses } = backend.health as NonNullable<Backend['health']>
+    const awaited = backend.awaitsCheck
+    backend.awaitsCheck = false
+    if (changed && this.#checksHealth) {
+      if (healthy && proves) backend.circuit.tryNow?.()
+      backend.healthy = healthy
+      this.#rebuild()
+      this.events.tell(healthy ? 'backend:healthy' : 'backend:unhealthy', {
+        upstream: this.name, time: this.clock.wall(), backend, cause: result.passed ? 'checks have passed' : result.errorMessage, counts: { consecutiveFails, consecutivePasses }
+      })
+    }
+    // From now on it may be used in panic.
+    if (awaited && !changed) this.#rebuild()
+    if (result.passed) {
+      // That a port is open says nothing of the answers for which a backend was ejected.
+      if (proves) this.outlier?.bringBack(backend, 'a health check has passed')
+      this.#onProven?.()
+    }
+  }
+
+  onEjected (backend: Backend, cause: string, counts: Record<string, number>, milliseconds: number): void {
+    this.#rebuild()
+    const time = this.clock.wall()
+    this.events.tell('backend:ejected', { upstream: this.name, time, backend, cause, counts, until: time + milliseconds })
+  }
+
+  onReturned (backend: Backend, cause: string): void {
+    this.#rebuild()
+    this.events.tell('backend:returned', { upstream: this.name, time: this.clock.wall(), backend, cause, counts: { ejections: backend.outlier?.ejections ?? 0 } })
+  }
+
+  /** @param only the one that must be used. Milliseconds until the first open circuit lets a request try; `undefined` where no circuit is the reason that there is no backend. */
+  circuitWait (selection: Selection, subset: Subset | null, only?: Backend): number | undefined {
+    const waiting = (only === undefined ? this.list() : [only])
+      .filter(backend => backend.circuit.state !== 'closed' && backend.enlisted && backend.healthy && !backend.ejected && (subset === null || subset.admits(backend, selection)))
+    return waiting.length === 0 ? undefined : Math.min(...waiting.map(({ circuit }) => circuit.retryAfter))
+  }
+
+  healthStatus (): Record<string, BackendHealth> {
+    const status: Record<string, BackendHealth> = Object.create(null)
+    for (const backend of this.list()) status[backend.id] = healthOf(backend)
+    return status
+  }
+
+  /** Follows time: checks, comparisons, weights. */
+  start (): void {
+    this.weigher.start()
+    this.outlier?.start()
+    if (this.#checksHealth) this.health.start(this.minHealthy > 0)
+  }
+
+  /** The end has come: waits for nothing any more. */
+  stop (): void {
+    this.weigher.stop()
+    this.outlier?.stop()
+    this.health.stop()
+    for (const cut of [...this.#cutDrains]) cut()
+    for (const { circuit } of this.list()) circuit.dispose?.()
+  }
+
+  /** Resolves when as many backends have passed a check as must have. Rejects with `UNHEALTHY` when that takes too long. */
+  whenProven (): Promise<void> {
+    const proven = () => this.list().filter(({ health }) => health !== null && health.proven && health.healthy).length
+    if (!this.#checksHealth || proven() >= this.minHealthy) return Promise.resolve()
+    return new Promise((resolve, reject) => {
+      // Nothing else may keep a process up that waits before it listens: all timers of ours let it end.
+      const hold = setInterval(() => {}, HOLD)
+      this.health.hurry()
+      const end = (settle: () => void) => {
+        clearInterval(hold)
+        this.health.calmDown()
+        this.clock.clearTimeout(timer)
+        this.#onProven = null
+        settle()
+      }
+      const timer = this.clock.setTimeout(() => end(() => reject(proxyError('UNHEALTHY', undefined,
+        `Only ${proven()} of the ${this.minHealthy} backends that upstream '${this.name}' needs have passed a health check within ${this.readyTimeout} ms`))), this.readyTimeout)
+      this.#onProven = () => { if (proven() >= this.minHealthy) end(resolve) }
+    })
+  }
+
   onWeights (): void {
     this.#select()
   }
@@ -175,12 +311,41 @@ export class Upstream implements WeigherListener {
 
   #list (backend: Backend): void {
     if (this.#backends.has(backend.id)) throw proxyError('DUPLICATE_BACKEND', undefined, backend.id, this.name)
+    this.health.approve(backend)
+    backend.circuit = this.#circuitFor(backend, this.breaker)
     this.#backends.set(backend.id, backend)
     backend.owner = this
+    this.outlier?.add(backend)
+    this.health.add(backend)
+    if (this.#checksHealth) backend.healthy = backend.health?.healthy ?? true
+    backend.awaitsCheck = !backend.healthy
+  }
+
+  #circuitFor (backend: Backend, breaker: CircuitBreaker): Circuit {
+    const circuit: Circuit = breaker.createCircuit(backend, {
+      ...this.#env,
+      upstream: this.name,
+      changed: (from, why, counts) => {
+        if (backend.circuit !== circuit || this.#replacing) return
+        this.#rebuild()
+        this.#tellCircuit(backend, from, why, counts)
+      }
+    })
+    return circuit
+  }
+
+  #tellCircuit (backend: Backend, from: CircuitState, cause: string, counts: Record<string, number>): void {
+    const { state } = backend.circuit
+    this.events.tell(`circuit:${state}`, { upstream: this.name, time: this.clock.wall(), backend, cause, counts, from, to: state })
+  }
+
+  #tell (name: 'backend:added' | 'backend:draining' | 'backend:removed', backend: Backend): void {
+    this.events.tell(name, { upstream: this.name, time: this.clock.wall(), backend })
   }
 
   /** Swaps the list of those available, and what choices are made from. */
   #rebuild (): void {
+    for (const backend of this.#backends.values()) backend.noteAvailability(this.clock.wall())
     this.weigher.update(this.list(), false)
     this.available = this.#availableNow()
     this.#select()
@@ -201,30 +366,33 @@ export class Upstream implements WeigherListener {
     const { panic } = this
     if (panic === this.#panicking) return
     this.#panicking = panic
-    const told = { upstream: this.name, available: this.available.length, active: this.list().filter(({ usable }) => usable).length }
-    if (panic) this.#shared.log?.warn(told, 'too few backends are available: all active ones are used')
-    else this.#shared.log?.info(told, 'enough backends are available again')
+    this.events.tell(panic ? 'panic:on' : 'panic:off', {
+      upstream: this.name,
+      time: this.clock.wall(),
+      available: this.available.length,
+      active: this.list().filter(({ enlisted }) => enlisted).length
+    })
   }
 
   #warn (error: unknown, message: string): void {
-    if (this.#shared.log === undefined) process.emitWarning(error as Error)
-    else this.#shared.log.warn({ err: error, upstream: this.name }, message)
+    const { log } = this.#shared.events
+    if (log === undefined) process.emitWarning(error as Error)
+    else log.warn({ err: error, upstream: this.name }, message)
   }
 
   #availableNow (): readonly Backend[] {
     return Object.freeze(this.list().filter(backend => backend.available))
   }
 
-  /** Waits for nothing any more: the end has come. */
-  cutDrains (): void {
-    for (const cut of [...this.#cutDrains]) cut()
-  }
-
   async #drainAndRelease (backend: Backend, timeout: number): Promise<void> {
     await this.#finished(backend, timeout)
     for (const entry of this.deadlines.entries()) if (entry.isOn(backend)) entry.giveUp()
     this.#backends.delete(backend.id)
+    this.health.remove(backend)
+    this.outlier?.remove(backend)
+    this.breaker.removeCircuit?.(backend)
     this.#rebuild()
+    this.#tell('backend:removed', backend)
     await this.pool.release?.(backend)
   }
 
@@ -243,6 +411,11 @@ export class Upstream implements WeigherListener {
       if (!keepsClients) backend.onIdle = end
     })
   }
+}
+
+/** The options of a feature that `true` and nothing switch on as well. */
+function optionsOf<Options> (schema: TSchema, options: Options | boolean | undefined, path: string): Options {
+  return resolveOptions(schema, typeof options === 'object' ? options : {}, path)
 }
 
 /** Browsers throw away what says `SameSite=None` without `Secure`. */

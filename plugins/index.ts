@@ -3,6 +3,7 @@ import fp from 'fastify-plugin'
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Duplex } from 'node:stream'
 import { hashReady, IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin } from '../lib/balancer/index.ts'
+import { CircuitBreaker as RuledCircuitBreaker } from '../lib/breaker/index.ts'
 import { errors } from '../lib/errors.ts'
 import { ALLOW, authorityOf } from '../lib/forward/index.ts'
 import { ConnectionPool as UndiciConnectionPool } from '../lib/pool/index.ts'
@@ -21,7 +22,7 @@ const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = 
   app.decorate('proxy', proxy)
   app.addHook('onReady', async () => {
     prepareServer(app)
-    proxy.start()
+    await proxy.start()
   })
   app.addHook('preClose', () => proxy.drain())
   app.addHook('onClose', () => proxy.close())
@@ -62,10 +63,15 @@ export const ConnectionPool: new (options?: contracts.PoolOptions) => contracts.
 // eslint-disable-next-line @typescript-eslint/no-redeclare -- a value and its type, as a class would be
 export type ConnectionPool = contracts.ConnectionPool
 
+/** Makes a circuit breaker from its options, for `setCircuitBreaker()`: `new CircuitBreaker({ threshold: 5, timeout: 30_000 })`. */
+export const CircuitBreaker: new (options?: contracts.BreakerOptions) => Required<contracts.CircuitBreaker> = RuledCircuitBreaker
+// eslint-disable-next-line @typescript-eslint/no-redeclare -- a value and its type, as a class would be
+export type CircuitBreaker = contracts.CircuitBreaker
+
 const plugin = fp(rockstarProxyPlugin, { name: 'rockstar-proxy', fastify: '5.x' })
 const balancers = { IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin }
 // `require()` gives the plugin alone; what else there is hangs on it.
-const rockstarProxy = Object.assign(plugin, { default: plugin, rockstarProxy: plugin, ConnectionPool, errors, ...balancers })
+const rockstarProxy = Object.assign(plugin, { default: plugin, rockstarProxy: plugin, CircuitBreaker, ConnectionPool, errors, ...balancers })
 export default rockstarProxy
 export { rockstarProxy, rockstarProxy as 'module.exports', errors }
 export { IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin }

@@ -1,4 +1,6 @@
 import { Type, type Static } from '@sinclair/typebox'
+import type { CircuitState } from './circuit-breaker.ts'
+import { HealthCheckOverridesSchema } from './health.ts'
 
 /** The highest weight a backend can have. */
 export const MAX_WEIGHT = 65535
@@ -35,6 +37,7 @@ const changeable = {
     default: true,
     description: 'Whether the backend takes new requests. `false` keeps it listed and idle.'
   })),
+  healthCheck: Type.Optional(HealthCheckOverridesSchema),
   metadata: Type.Optional(Type.Record(Type.String(), Type.Unknown(), {
     default: {},
     description: 'Anything the application wants to remember of the backend. Copied; only `match` and `split` look at it.'
@@ -92,7 +95,13 @@ export interface Backend {
   readonly zone: string | undefined
   /** Whether it takes new requests. */
   readonly isActive: boolean
-  /** Whether it is active, healthy, not ejected, not draining, and has a weight. */
+  /** What its active health checks say. */
+  readonly healthy: boolean
+  /** Whether outlier detection has taken it out. */
+  readonly ejected: boolean
+  /** The state of its circuit. */
+  readonly circuitState: CircuitState
+  /** Whether it is active, healthy, not ejected, not draining, has a weight, and its circuit is not open. */
   readonly available: boolean
   /** Whether it has been removed or drained and only finishes what it has. */
   readonly draining: boolean
@@ -119,6 +128,9 @@ export interface BackendSnapshot {
   zone?: string
   isActive: boolean
   available: boolean
+  healthy: boolean
+  ejected: boolean
+  circuitState: CircuitState
   draining: boolean
   metadata: Record<string, unknown>
   createdAt: string

@@ -17,7 +17,7 @@ export type Because =
   | 'panic'
 
 /** Why a backend cannot be chosen now. */
-export type Unavailable = 'inactive' | 'draining' | 'weight 0' | 'unhealthy' | 'ejected' | 'no match' | 'tried'
+export type Unavailable = 'inactive' | 'draining' | 'weight 0' | 'unhealthy' | 'ejected' | 'circuit open' | 'no match' | 'tried'
 
 /** Backends that are chosen among together. */
 export interface ExplainedGroup {
@@ -36,7 +36,7 @@ export interface ExplainedGroup {
 /** One backend, and what speaks for and against it. */
 export interface ExplainedBackend {
   id: string
-  /** Whether it is active, healthy, not ejected, not draining and has a weight. */
+  /** Whether it is active, healthy, not ejected, not draining, has a weight, and its circuit is not open. */
   available: boolean
   /** Whether it could be chosen for this request. */
   considered: boolean

@@ -1,10 +1,13 @@
 import { Type, type Static } from '@sinclair/typebox'
 import { AffinitySchema } from './affinity.ts'
 import { BackendInputSchema } from './backend.ts'
+import { BreakerSchema } from './circuit-breaker.ts'
 import type { Clock } from './clock.ts'
 import { PoolSchema } from './connection-pool.ts'
 import { TimeoutOptionsSchema } from './forward.ts'
+import { HealthSchema } from './health.ts'
 import { BalancerSchema } from './load-balancer.ts'
+import { OutlierSchema } from './outlier.ts'
 import { RouteOptionsSchema } from './routes.ts'
 import { SlowStartSchema, WeightsSchema } from './weights.ts'
 
@@ -40,6 +43,9 @@ const perUpstream = {
     minLength: 1,
     description: 'The zone this proxy stands in. Backends of the same zone come first; others get only what those cannot carry. Named upstreams have that of the plugin unless they say otherwise.'
   })),
+  breaker: Type.Optional(BreakerSchema),
+  health: Type.Optional(HealthSchema),
+  outlier: Type.Optional(OutlierSchema),
   timeout: Type.Optional(TimeoutOptionsSchema),
   pool: Type.Optional(PoolSchema),
   preserveHost: Type.Optional(Type.Boolean({
@@ -74,8 +80,8 @@ export const RockstarProxyOptionsSchema = Type.Object({
   })),
   shutdownTimeout: Type.Optional(Type.Number({
     minimum: 0,
-    default: 10_000,
-    description: 'Milliseconds that `app.close()` lets requests in flight finish before it aborts them.'
+    default: 9_000,
+    description: 'Milliseconds that `app.close()` lets requests in flight finish before it aborts them. Must be less than Fastify\'s `pluginTimeout` (10 s).'
   })),
   random: Type.Optional(Type.Unsafe<() => number>(Type.Function([], Type.Number(), {
     description: 'Where chance comes from, for tests that own it: numbers of at least 0 and below 1.',

@@ -1,8 +1,11 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Backend, BackendChanges, BackendInput, RemoveBackendOptions } from './backend.ts'
+import type { BreakerInput, CircuitBreaker } from './circuit-breaker.ts'
 import type { ConnectionPool, PoolInput } from './connection-pool.ts'
+import type { ProxyEventName, ProxyEvents } from './events.ts'
 import type { Explanation } from './explanation.ts'
 import type { ForwardHttpOptions, ForwardOptions, ProxyResponse } from './forward.ts'
+import type { BackendHealth } from './health.ts'
 import type { BalancerInput, LoadBalancer } from './load-balancer.ts'
 import type { ProxyMetrics, UpstreamMetrics } from './metrics.ts'
 import type { UpstreamOptions } from './options.ts'
@@ -46,6 +49,24 @@ export interface Upstream {
   /** Replaces the connection pool, from the next request on; the old one closes when its requests have finished. Throws `INVALID_OPTIONS`. */
   setConnectionPool (pool: PoolInput): void
   getConnectionPool (): ConnectionPool
+
+  /** Replaces the circuit breaker at once; circuits that are open stay so. Throws `INVALID_OPTIONS`. */
+  setCircuitBreaker (breaker: BreakerInput): void
+  getCircuitBreaker (): CircuitBreaker
+
+  /** Checks all active backends now. Rejects with `UNHEALTHY`, naming those that failed. */
+  healthCheck (): Promise<void>
+  /** What is known of the health of each backend, by id. */
+  getHealthStatus (): Record<string, BackendHealth>
+  /** Whether as many backends are available as `health.minHealthy` says, and one at the least. In panic it may be false while requests are still tried. */
+  isReady (): boolean
+
+  /** Calls a listener whenever something becomes of this upstream's backends; for `app.proxy`, of all upstreams'. */
+  on<Name extends ProxyEventName> (name: Name, listener: (event: ProxyEvents[Name][0]) => void): this
+  /** The same once. */
+  once<Name extends ProxyEventName> (name: Name, listener: (event: ProxyEvents[Name][0]) => void): this
+  /** Calls a listener no more. */
+  off<Name extends ProxyEventName> (name: Name, listener: (event: ProxyEvents[Name][0]) => void): this
 
   /** A copy of the counters. */
   getMetrics (): UpstreamMetrics

@@ -4,6 +4,7 @@ import { resolveOptions } from '../options.ts'
 import { Choices } from './choices.ts'
 import { systemEnv } from './env.ts'
 import { bitsOf, scaled } from './fast-random.ts'
+import { another } from './fork.ts'
 
 /**
  * Chooses the backend with the fewest requests in flight for its weight: of all, as long as they are few, else of some drawn at
@@ -30,8 +31,8 @@ export class LeastRequests extends Choices {
     this.#bias = bias
   }
 
-  fork (): LeastRequests {
-    return new LeastRequests({ fullScanLimit: this.#fullScanLimit, choices: this.#choices, bias: this.#bias }, this.#env)
+  fork (): this {
+    return another(this, { fullScanLimit: this.#fullScanLimit, choices: this.#choices, bias: this.#bias }, this.#env)
   }
 
   override rebuild (available: readonly Backend[]): void {

@@ -4,6 +4,7 @@ import { resolveOptions } from '../options.ts'
 import { systemEnv } from './env.ts'
 import { HashPolicy, type Identities } from './hash-policy.ts'
 import type { Weights } from './weights.ts'
+import { another } from './fork.ts'
 
 /**
  * A table of entries that the backends fill in turns, each in an order of its own: one look-up chooses, and no share strays by more
@@ -25,8 +26,8 @@ export class Maglev extends HashPolicy {
     this.#size = primeFrom(resolved.tableSize)
   }
 
-  fork (): Maglev {
-    return new Maglev(this.#options, this.#env)
+  fork (): this {
+    return another(this, this.#options, this.#env)
   }
 
   protected prepare (available: readonly Backend[], { values, total }: Weights, { first, second }: Identities): void {

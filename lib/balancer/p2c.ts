@@ -3,6 +3,7 @@ import type { BalancerEnv, P2cOptions } from '../../types/index.ts'
 import { resolveOptions } from '../options.ts'
 import { Choices } from './choices.ts'
 import { systemEnv } from './env.ts'
+import { another } from './fork.ts'
 
 /** Draws two and chooses the one with fewer requests in flight for its weight. */
 export class P2c extends Choices {
@@ -16,8 +17,8 @@ export class P2c extends Choices {
     this.#env = env
   }
 
-  fork (): P2c {
-    return new P2c({}, this.#env)
+  fork (): this {
+    return another(this, {}, this.#env)
   }
 
   protected isLighter (index: number, than: number): boolean {

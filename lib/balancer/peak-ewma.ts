@@ -3,6 +3,7 @@ import type { Backend, BalancerEnv, Clock, Outcome, PeakEwmaOptions } from '../.
 import { resolveOptions } from '../options.ts'
 import { Choices } from './choices.ts'
 import { systemEnv } from './env.ts'
+import { another } from './fork.ts'
 
 /** The latency of a backend that has not answered yet: with a request it is worse than any, and without better. */
 const UNKNOWN = 1e200
@@ -52,8 +53,8 @@ export class PeakEwma extends Choices {
     this.#base = env.clock.now()
   }
 
-  fork (): PeakEwma {
-    return new PeakEwma({ decay: this.#decay, penalty: this.#penalty }, this.#env)
+  fork (): this {
+    return another(this, { decay: this.#decay, penalty: this.#penalty }, this.#env)
   }
 
   override rebuild (available: readonly Backend[]): void {

@@ -4,6 +4,7 @@ import { resolveOptions } from '../options.ts'
 import { systemEnv } from './env.ts'
 import { Sampler } from './sampler.ts'
 import { weightsOf } from './weights.ts'
+import { another } from './fork.ts'
 
 /** Chooses at random, by weight. Remembers nothing, so that many proxies need not agree. */
 export class Random implements LoadBalancer {
@@ -18,8 +19,8 @@ export class Random implements LoadBalancer {
     this.#env = env
   }
 
-  fork (): Random {
-    return new Random({}, this.#env)
+  fork (): this {
+    return another(this, {}, this.#env)
   }
 
   rebuild (available: readonly Backend[]): void {

@@ -5,6 +5,7 @@ import { systemEnv } from './env.ts'
 import { combine } from './hash.ts'
 import { HashPolicy, type Identities } from './hash-policy.ts'
 import { weightsOf, type Weights } from './weights.ts'
+import { another } from './fork.ts'
 
 /**
  * Of all backends the one whose score with the key is highest. Nothing is prepared, weights hold exactly, and a change moves only
@@ -13,7 +14,7 @@ import { weightsOf, type Weights } from './weights.ts'
  */
 export class Rendezvous extends HashPolicy {
   readonly type = 'rendezvous'
-  readonly #fork: () => Rendezvous
+  readonly #fork: () => this
   #weights: Weights = weightsOf([])
   #first: Uint32Array = new Uint32Array(0)
   #second: Uint32Array = new Uint32Array(0)
@@ -22,10 +23,10 @@ export class Rendezvous extends HashPolicy {
   constructor (options: Partial<RendezvousOptions> = {}, env: BalancerEnv = systemEnv) {
     const resolved = resolveOptions<Required<RendezvousOptions>>(RendezvousSchema, { ...options, type: 'rendezvous' }, 'options')
     super(resolved as Required<HashOptions>, env)
-    this.#fork = () => new Rendezvous(resolved, env)
+    this.#fork = () => another(this, resolved, env)
   }
 
-  fork (): Rendezvous {
+  fork (): this {
     return this.#fork()
   }
 

@@ -6,6 +6,7 @@ import { rehash } from './hash.ts'
 import { HashPolicy, type Identities } from './hash-policy.ts'
 import { Ring } from './ring.ts'
 import type { Weights } from './weights.ts'
+import { another } from './fork.ts'
 
 /** Tells the hash that a key's places on the ring are apart by from those that are for full backends. */
 const STRIDE = 0x5bd1e995
@@ -32,8 +33,8 @@ export class RingHash extends HashPolicy {
     this.#probes = resolved.probes
   }
 
-  fork (): RingHash {
-    return new RingHash(this.#options, this.#env)
+  fork (): this {
+    return another(this, this.#options, this.#env)
   }
 
   protected prepare (available: readonly Backend[], weights: Weights, identities: Identities): void {

@@ -2,6 +2,7 @@ import { RoundRobinSchema, WeightedRoundRobinSchema } from '../../types/index.ts
 import type { Backend, LoadBalancer, RoundRobinOptions, SelectContext, WeightedRoundRobinOptions } from '../../types/index.ts'
 import { resolveOptions } from '../options.ts'
 import { weightsOf, type Weights } from './weights.ts'
+import { another } from './fork.ts'
 
 /**
  * Takes turns. As soon as weights differ the turns are smooth weighted ones, 5:1:1 giving a a b a c a a,
@@ -56,8 +57,8 @@ export class RoundRobin implements LoadBalancer {
     return this.#weights.equal ? this.#selectNext(available, tried) : this.#selectWeighted(available, tried)
   }
 
-  fork (): RoundRobin {
-    return new RoundRobin({ type: this.type })
+  fork (): this {
+    return another(this, { type: this.type })
   }
 
   /** Whose turn it is. */

@@ -1,5 +1,5 @@
 import type { Readable } from 'node:stream'
-import type { Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
+import type { Circuit, Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
 import { reasonPhrase, type BackendConnections, type Connection, type PooledHandler } from '../pool/index.ts'
@@ -29,10 +29,12 @@ export interface AttemptListener {
   onAttemptHead (attempt: Attempt, statusCode: number, headers: Buffer[], statusMessage: string): boolean
   onAttemptData (attempt: Attempt, chunk: Buffer): boolean
   onAttemptEnd (attempt: Attempt, trailers: readonly (Buffer | string)[] | null): void
-  /** It failed, at any stage. It has been settled. */
-  onAttemptFailed (attempt: Attempt, code: ErrorCode): void
-  /** The load balancer threw when it heard of the result. */
-  onBalancerFault (error: unknown): void
+  /** It failed, at any stage. It has been settled. @param again what `mayResend()` has said */
+  onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void
+  /** Whether the request is to be sent again, on another connection, after such a failure. */
+  mayResend (attempt: Attempt, code: ErrorCode): boolean
+  /** A function of the user's own threw when it heard of the result. */
+  onSettleFault (error: unknown): void
 }
 
 const PLAIN = /^[\t\x20-\x7e]*$/
@@ -59,19 +61,29 @@ export class Attempt implements PooledHandler, Outcome {
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
   readonly #balancer: LoadBalancer | null
+  readonly #circuit: Circuit
+  readonly #permit: number
   readonly #startedAt: number
-  #dispatcher: Partial<Pick<BackendConnections, 'cancel'>> | null = null
+  readonly #heardBefore: number
+  #dispatcher: Partial<Pick<BackendConnections, 'cancel' | 'isWaiting'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
+  #circuitSettled = false
 
-  /** @param balancer the one that chose the backend, and hears how that went */
-  constructor (backend: Backend, upstream: Upstream, balancer: LoadBalancer | null, listener: AttemptListener) {
+  /**
+   * @param permit of the backend's circuit
+   * @param balancer the one that chose the backend, and hears how that went
+   */
+  constructor (backend: Backend, permit: number, upstream: Upstream, balancer: LoadBalancer | null, listener: AttemptListener) {
+    this.#circuit = backend.circuit
+    this.#permit = permit
     this.backend = backend
     this.#balancer = balancer
     this.#upstream = upstream
     this.#listener = listener
     this.#startedAt = upstream.clock.now()
+    this.#heardBefore = backend.heard
     backend.counters.begin()
   }
 
@@ -89,7 +101,9 @@ export class Attempt implements PooledHandler, Outcome {
   /** Gives the attempt up for a reason of ours: its connection is closed, its permit is back. */
   cancel (code: ErrorCode, cause?: unknown): void {
     if (this.settled) return
-    this.#fail(code, proxyError(code, cause))
+    // Waiting for one of our own connections says nothing of the backend, unless nothing came on any of them meanwhile.
+    const waited = code === 'TIMEOUT' && this.stage === 'connect' && this.backend.heard !== this.#heardBefore && this.#dispatcher?.isWaiting?.(this) === true
+    this.#fail(proxyError(code, cause), waited ? 'proxy' : culpritOf(code))
     if (this.#dispatcher?.cancel !== undefined) this.#dispatcher.cancel(this)
     // A dispatcher of the user's own has no more than this; what is not connected yet is aborted when it is.
     else this.#abort?.(this.error)
@@ -130,10 +144,13 @@ export class Attempt implements PooledHandler, Outcome {
       return true
     }
     this.awaitsHead = false
+    this.backend.heard++
     if (this.#headBytes !== null && isFaulty(this.#headBytes, headers)) this.connection?.retire()
     this.statusCode = statusCode
     this.stage = 'stream'
     this.headTime = this.#upstream.clock.now() - this.#startedAt
+    // A try has told what it was for; its content may go on for hours.
+    if (this.#circuit.state === 'half-open') this.#settleCircuit()
     this.#resume = resume
     const flowing = this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
     return flowing || this.connection !== null
@@ -141,6 +158,7 @@ export class Attempt implements PooledHandler, Outcome {
 
   onData (chunk: Buffer): boolean {
     if (this.settled) return false
+    this.backend.heard++
     const flowing = this.#listener.onAttemptData(this, chunk)
     if (this.connection === null) return flowing
     // One of our own connections holds back in its socket; the rest of what has been read still comes.
@@ -166,10 +184,12 @@ export class Attempt implements PooledHandler, Outcome {
   onError (error: Error): void {
     if (this.settled) return
     const code = errorCodeOf(this.stage, error)
+    const again = this.#listener.mayResend(this, code)
     // undici's parser shows what it could not read: content, which is not for a log.
     if ('data' in error) error.data = undefined
-    this.#fail(code, error)
-    this.#listener.onAttemptFailed(this, code)
+    // A connection that died idle is nobody's fault where its request can go out on another.
+    this.#fail(error, again ? 'proxy' : culpritOf(code))
+    this.#listener.onAttemptFailed(this, code, again)
   }
 
   /** The reason phrase in characters of one byte; undici reads it as UTF-8, which not all of them are. */
@@ -180,9 +200,9 @@ export class Attempt implements PooledHandler, Outcome {
     return (bytes === null ? '' : reasonPhrase(bytes)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
   }
 
-  #fail (code: ErrorCode, error: Error): void {
+  #fail (error: Error, culprit: Culprit): void {
     this.error = error
-    this.culprit = culpritOf(code)
+    this.culprit = culprit
     this.#settle()
   }
 
@@ -194,10 +214,25 @@ export class Attempt implements PooledHandler, Outcome {
     const result = resultOf(this)
     backend.settle(result, this.responseTime)
     if (backend.observed !== null && result !== 'aborted') backend.observed.count(result === 'failed', result === 'failed' ? this.responseTime : this.headTime)
+    const { outlier } = this.#upstream
+    if (outlier !== null && result !== 'aborted') outlier.count(backend, this)
+    // Each apart: what one of the user's functions throws must not keep the result from the other.
+    this.#settleCircuit()
     try {
       this.#balancer?.settle?.(backend, this)
     } catch (error) {
-      this.#listener.onBalancerFault(error)
+      this.#listener.onSettleFault(error)
+    }
+  }
+
+  /** Once: a try of a half-open circuit at its head, any other attempt at its end. */
+  #settleCircuit (): void {
+    if (this.#circuitSettled) return
+    this.#circuitSettled = true
+    try {
+      this.#circuit.settle(this.#permit, this)
+    } catch (error) {
+      this.#listener.onSettleFault(error)
     }
   }
 }

@@ -5,7 +5,7 @@ import type { Backend as PublicBackend, Because, LoadBalancer, Timeouts } from '
 import { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import type { Selection, Subset } from '../selection/index.ts'
+import type { Candidates, Kept, Selection, Subset } from '../selection/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
 import { headerValue } from './header-record.ts'
@@ -64,6 +64,8 @@ const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'R
 const RESENDS = 2
 /** Times that a balancer may choose a backend which has gone meanwhile. */
 const RESELECTS = 3
+/** Backends whose circuits may refuse a request. */
+const REFUSALS = 16
 /** Bodies up to this many bytes are sent in one piece when they have come with the head. */
 const WHOLE_BODY = 65_536
 /** Milliseconds for the rest of a request that has been answered already. */
@@ -90,8 +92,11 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   #attempt: Attempt | null = null
   #resends = 0
   #reselects = 0
+  #refusals = 0
   balancer: LoadBalancer | null = null
   because: Because = 'balancer'
+  candidates: Candidates | null = null
+  kept: Kept | undefined = undefined
   #body: Buffer | Upload | null = null
   #uploading = false
   #sink: Sink | null = null
@@ -157,8 +162,10 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     if (closed) return this.#fail('CLOSED')
     try {
       const chosen = selector.select(this, this.#intent.subset)
-      if (chosen instanceof Promise) chosen.then(backend => this.#use(backend), error => this.#fail('NO_BACKEND', error))
-      else this.#use(chosen as PublicBackend | undefined)
+      if (chosen instanceof Promise) {
+        this.#wait('connection', this.#intent.timeouts.request)
+        chosen.then(backend => this.#use(backend)).catch(error => this.#fail('NO_BACKEND', error))
+      } else this.#use(chosen as PublicBackend | undefined)
     } catch (error) {
       this.#fail('NO_BACKEND', error)
     }
@@ -166,26 +173,49 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
 
   #use (chosen: PublicBackend | undefined): void {
     if (this.#ended) return
-    if (chosen === undefined) return this.#fail('NO_BACKEND')
+    if (chosen === undefined) return this.#failForWant()
     if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
     // One that has gone while an async balancer was thinking.
     if (!this.#mayUse(chosen)) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
+    const permit = chosen.circuit.acquire()
     ;(this.tried ??= []).push(chosen)
-    chosen.chosen[this.because]++
-    this.#dispatch(chosen, false)
+    if (permit !== -1) {
+      chosen.chosen[this.because]++
+      // A try must not go out on a connection that has died with the backend.
+      this.#dispatch(chosen, permit, chosen.circuit.state === 'half-open')
+    } else if (++this.#refusals < REFUSALS) this.#select()
+    else if (this.#refusals === REFUSALS) this.#selectClosed()
+    else this.#failForWant()
   }
 
-  /** Whether a backend may still be used: who has come back to it by affinity may also while it drains. */
+  /** Many have refused: those that are only tried are passed over together, so that one that is well is still found. */
+  #selectClosed (): void {
+    for (const backend of this.#upstream.list()) if (backend.circuit.state !== 'closed') (this.tried ??= []).push(backend)
+    this.#select()
+  }
+
+  /** There is no backend; because they have failed, if any of them has. */
+  #failForWant (): void {
+    const { subset } = this.#intent
+    const { selector } = this.#upstream
+    const only = this.kept !== undefined && selector.mustKeep(this.kept.backend, this, subset) ? this.kept.backend : undefined
+    const wait = this.#upstream.circuitWait(this, subset, only)
+    if (wait === undefined) this.#fail('NO_BACKEND')
+    else this.#fail('CIRCUIT_OPEN', undefined, wait)
+  }
+
+  /** Whether a backend may still be chosen: it is among those that the balancer was given. Who has come back to it by affinity may also while it drains. */
   #mayUse (backend: Backend): boolean {
-    return backend.usable || this.because === 'affinity'
+    this.candidates?.refresh?.()
+    return this.because === 'affinity' || this.candidates?.members.has(backend) === true
   }
 
   // Step: dispatch
 
-  #dispatch (backend: Backend, fresh: boolean): void {
+  #dispatch (backend: Backend, permit: number, fresh: boolean): void {
     const { path, method, headers, timeouts } = this.#intent
     const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
-    const attempt = this.#attempt = new Attempt(backend, this.#upstream, this.balancer, this)
+    const attempt = this.#attempt = new Attempt(backend, permit, this.#upstream, this.balancer, this)
     this.#wait('connection', timeouts.connect)
     attempt.dispatch(outgoing)
   }
@@ -259,9 +289,9 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   #keepClient (head: ResponseHead, backend: Backend): void {
     const { affinity } = this.#upstream.selector
     if (affinity === null) return
-    const kept = affinity.find(this)
+    const { kept } = this
     // Who is on his way out takes no new clients.
-    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this))
+    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this, this.#intent.subset))
   }
 
   /** undici takes a 304 that tells the length of what it does not send for one cut short: its word on that is not waited for. */
@@ -279,22 +309,25 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     this.#client.failed(error)
   }
 
-  onAttemptFailed (attempt: Attempt, code: ErrorCode): void {
+  onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void {
     if (this.#ended) return
     const error = attempt.error as Error
     this.#log(attempt, error)
     if (this.#sink !== null) return this.#cut(proxyError(code, error))
-    if (this.#mayResend(attempt, code)) {
-      this.#resends++
-      this.#upstream.retries++
-      return this.#dispatch(attempt.backend, true)
+    if (again) {
+      const permit = attempt.backend.circuit.acquire()
+      if (permit !== -1) {
+        this.#resends++
+        this.#upstream.retries++
+        return this.#dispatch(attempt.backend, permit, true)
+      }
     }
     this.#fail(code, error)
   }
 
   /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
-  #mayResend (attempt: Attempt, code: ErrorCode): boolean {
-    return code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
+  mayResend (attempt: Attempt, code: ErrorCode): boolean {
+    return !this.#ended && this.#sink === null && code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
       IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && this.#mayUse(attempt.backend)
   }
 
@@ -356,8 +389,8 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     return this.#attempt !== null && !this.#attempt.settled && this.#attempt.backend === backend
   }
 
-  onBalancerFault (error: unknown): void {
-    this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer threw on settle')
+  onSettleFault (error: unknown): void {
+    this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer or the circuit breaker threw on settle')
   }
 
   onDeadline (): void {
@@ -380,10 +413,12 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     else this.#fail(code, cause)
   }
 
-  #fail (code: ErrorCode, cause?: unknown): void {
+  /** @param wait milliseconds after which it is worth asking again */
+  #fail (code: ErrorCode, cause?: unknown, wait?: number): void {
     if (this.#ended) return
     this.#finish(GIVEN_UP.has(code) ? 'aborted' : 'failed')
-    this.#client.failed(proxyError(code, cause))
+    const error = proxyError(code, cause)
+    this.#client.failed(wait === undefined || wait === Infinity ? error : Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(wait / 1000))) } }))
   }
 
   // Step: record

@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import type { Backend, Because, Explanation, LoadBalancer } from '../../types/index.ts'
-import { explain, type Selection } from '../selection/index.ts'
+import { explain, type Candidates, type Kept, type Selection } from '../selection/index.ts'
 import type { Upstream } from '../upstream.ts'
 import type { Intent } from './exchange.ts'
 import { headerValue } from './header-record.ts'
@@ -15,6 +15,8 @@ class Question implements Selection {
   readonly tried: readonly Backend[] | null = null
   balancer: LoadBalancer | null = null
   because: Because = 'balancer'
+  candidates: Candidates | null = null
+  kept: Kept | undefined = undefined
 
   constructor (request: FastifyRequest, { method, path }: Intent) {
     this.request = request

@@ -79,6 +79,11 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
     this.#closeIfEmpty()
   }
 
+  /** Whether a request waits for a connection to become free. */
+  isWaiting (handler: PooledHandler): boolean {
+    return this.#waiting.some(waiting => waiting.handler === handler)
+  }
+
   stats (): BackendPoolStats {
     const total = this.#all.size
     const idle = this.#idle.length

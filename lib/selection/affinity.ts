@@ -1,7 +1,8 @@
 import { createHmac, timingSafeEqual } from 'node:crypto'
 import type { AffinityOptions, Clock, SelectContext } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
-import { keyReader, type KeyReader } from '../balancer/index.ts'
+import { cookieOf } from './cookie.ts'
+import type { Subset } from './subset.ts'
 
 /** Bytes of the name that a backend goes by in cookies, and of a signature. */
 const TAG = 12
@@ -24,14 +25,13 @@ export class Affinity {
   readonly onUnavailable: 'rebalance' | 'fail'
   readonly #upstream: string
   readonly #keys: readonly string[]
-  readonly #read: KeyReader
   readonly #options: AffinityOptions
   readonly #clock: Clock
   readonly #maxAge: number
   /** By each key's tags. */
   #backends = new Map<string, Backend>()
-  /** By the first key, which signs. */
-  #tags = new WeakMap<Backend, string>()
+  /** One for each key; the first signs. */
+  readonly #tags = new WeakMap<Backend, readonly string[]>()
 
   constructor (options: AffinityOptions, upstream: string, clock: Clock) {
     this.onUnavailable = options.onUnavailable ?? 'rebalance'
@@ -39,25 +39,18 @@ export class Affinity {
     this.#upstream = upstream
     this.#clock = clock
     this.#keys = typeof options.secret === 'string' ? [options.secret] : options.secret
-    this.#read = keyReader({ cookie: options.cookie as string })
     this.#maxAge = options.maxAge ?? 0
   }
 
   rebuild (backends: readonly Backend[]): void {
     const known = new Map<string, Backend>()
-    this.#keys.forEach((key, i) => {
-      for (const backend of backends) {
-        const tag = this.#digest(key, `backend ${this.#upstream}\n${backend.id}`, TAG)
-        known.set(`${i}${tag}`, backend)
-        if (i === 0) this.#tags.set(backend, tag)
-      }
-    })
+    for (const backend of backends) this.#tagsOf(backend).forEach((tag, i) => known.set(`${i}${tag}`, backend))
     this.#backends = known
   }
 
   /** The backend that a request's cookie names; `undefined` for none, a forged or an expired one, and for one that has gone. */
-  find (context: SelectContext): Kept | undefined {
-    const value = this.#read(context)
+  find (context: SelectContext, subset: Subset | null = null): Kept | undefined {
+    const value = cookieOf(context, this.#nameFor(subset))
     const parts = value === undefined ? null : PATTERN.exec(value)
     if (parts === null) return undefined
     const [, tag, expiry, signature] = parts
@@ -72,16 +65,30 @@ export class Affinity {
   }
 
   /** A `Set-Cookie` that keeps a client with a backend. */
-  cookieFor (backend: Backend, context: SelectContext): string {
-    const { cookie, path, domain, secure, httpOnly, sameSite } = this.#options
+  cookieFor (backend: Backend, context: SelectContext, subset: Subset | null = null): string {
+    const { path, domain, secure, httpOnly, sameSite } = this.#options
     const expiry = this.#maxAge === 0 ? '' : Math.ceil(this.#clock.wall() + this.#maxAge).toString(36)
-    const tag = this.#tags.get(backend) as string
-    let text = `${cookie}=${tag}.${expiry}.${this.#sign(this.#keys[0], tag, expiry)}; Path=${path}`
+    const [tag] = this.#tagsOf(backend)
+    let text = `${this.#nameFor(subset)}=${tag}.${expiry}.${this.#sign(this.#keys[0], tag, expiry)}; Path=${path}`
     if (domain !== undefined) text += `; Domain=${domain}`
     if (this.#maxAge > 0) text += `; Max-Age=${Math.ceil(this.#maxAge / 1000)}`
     if (httpOnly === true) text += '; HttpOnly'
     if (secure === 'auto' ? context.request?.protocol === 'https' : secure) text += '; Secure'
     return `${text}; SameSite=${{ strict: 'Strict', lax: 'Lax', none: 'None' }[sameSite as 'strict' | 'lax' | 'none']}`
+  }
+
+  /** Clients stay in each subset apart: what they have in one must not be lost by asking for another. */
+  #nameFor (subset: Subset | null): string {
+    return subset === null ? this.#options.cookie as string : `${this.#options.cookie}-${subset.tag}`
+  }
+
+  #tagsOf (backend: Backend): readonly string[] {
+    let tags = this.#tags.get(backend)
+    if (tags === undefined) {
+      tags = this.#keys.map(key => this.#digest(key, `backend ${this.#upstream}\n${backend.id}`, TAG))
+      this.#tags.set(backend, tags)
+    }
+    return tags
   }
 
   #sign (key: string, tag: string, expiry: string): string {

@@ -1,6 +1,7 @@
 import type { Backend as PublicBackend, Because, LoadBalancer, SelectContext } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { pointOf } from '../balancer/index.ts'
+import type { Kept } from './affinity.ts'
 import { each } from './each.ts'
 import type { Group } from './group.ts'
 import { groupsOf } from './grouping.ts'
@@ -10,6 +11,10 @@ export interface Selection extends SelectContext {
   /** The balancer that was asked; hears how the attempt went. */
   balancer: LoadBalancer | null
   because: Because
+  /** What was chosen among. */
+  candidates: Candidates | null
+  /** What the client's cookie says. */
+  kept: Kept | undefined
 }
 
 /** What all of an upstream's sets of candidates go by. */
@@ -27,10 +32,12 @@ export interface CandidatePolicy {
  */
 export class Candidates {
   groups: readonly Group[] = []
-  /** All that may be chosen. */
-  members: ReadonlySet<PublicBackend> = new Set()
+  /** All that may be chosen, and who balances them. */
+  members: ReadonlyMap<PublicBackend, LoadBalancer> = new Map()
   /** Whether any is available: without, panic may still use some. */
   hasAvailable = false
+  /** Takes over what has changed of backends; `null` where that is done at each change. */
+  refresh: (() => void) | null = null
   readonly #policy: CandidatePolicy
   readonly #isWhole: boolean
   /** By the groups' keys: who has balanced a group goes on with it. */
@@ -60,15 +67,10 @@ export class Candidates {
     this.#balancers = new Map([...this.#balancers, ...balancers])
     this.groups = groups
     this.hasAvailable = backends.some(({ available }) => available)
-    this.members = new Set(groups.flatMap(({ available }) => available))
+    this.members = new Map(groups.flatMap(({ available, balancer }) => available.map(backend => [backend, balancer] as const)))
     // Last, as they may throw.
     if (main.fork !== undefined) each(groups, ({ balancer, available }) => balancer.rebuild?.(available))
     else if (this.#isWhole) main.rebuild?.(groups.length === 1 ? groups[0].available : Object.freeze(groups.flatMap(({ available }) => available)))
-  }
-
-  /** Who balances the group that a backend is in. */
-  balancerOf (backend: Backend): LoadBalancer | undefined {
-    return this.groups.find(({ available }) => available.includes(backend))?.balancer
   }
 
   /** Lets go of all balancers: there is a new one. */
@@ -77,6 +79,7 @@ export class Candidates {
   }
 
   select (selection: Selection): PublicBackend | undefined | Promise<PublicBackend | undefined> {
+    selection.candidates = this
     const group = this.groupFor(selection)
     if (group === undefined) return undefined
     selection.balancer = group.balancer

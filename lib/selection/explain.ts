@@ -54,7 +54,7 @@ async function judge (selector: Selector, selection: Selection, subset: Subset |
   const demands = subset === null ? undefined : part?.demands ?? []
   const candidates = subset === null ? whole : part?.candidates
   const groups = candidates?.groups ?? []
-  const kept = affinity?.find(selection)
+  const kept = affinity?.find(selection, subset)
   if (affinity !== null && kept !== undefined) {
     if (selector.mayKeep(kept.backend, selection, subset)) return { chosen: kept.backend, because: 'affinity', why: reasons.affinity, groups, demands }
     if (selector.mustKeep(kept.backend, selection, subset)) return none(`the client's cookie names '${kept.backend.id}', which cannot be chosen`, groups, demands)

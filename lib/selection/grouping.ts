@@ -33,7 +33,7 @@ export function groupsOf (backends: readonly Backend[], zone: string | undefined
     if (shares[i] === 0) return
     // What a later one gets, the first could not carry.
     const because = panics[i] ? 'panic' : groups.length > 0 || i > 0 ? 'priority' : 'balancer'
-    if (panics[i]) groups.push(groupOf(level, undefined, shares[i], because, level.backends.filter(({ usable }) => usable)))
+    if (panics[i]) groups.push(groupOf(level, undefined, shares[i], because, level.backends.filter(isUsable)))
     else groups.push(...zonesOf(level, zone, shares[i], because))
   })
   return groups.filter(({ available }) => available.length > 0)
@@ -49,7 +49,7 @@ function levelsOf (backends: readonly Backend[]): Level[] {
     else level.push(backend)
   }
   return [...byPriority].sort(([a], [b]) => a - b).map(([priority, backends]) => {
-    const active = backends.filter(({ usable }) => usable).length
+    const active = backends.filter(({ enlisted, awaitsCheck }) => enlisted && !awaitsCheck).length
     const available = backends.filter(({ available }) => available)
     return { priority, backends, availability: active === 0 ? 1 : available.length / active, capacity: capacityOf(weightOf(available), weightOf(backends)) }
   })
@@ -57,7 +57,7 @@ function levelsOf (backends: readonly Backend[]): Level[] {
 
 /** Where none is available, and that is panic, each level gets what its active ones weigh. */
 function shareByWeight (levels: Level[], shares: number[], panics: boolean[]): void {
-  const weights = levels.map(({ backends }, i) => panics[i] ? weightOf(backends.filter(({ usable }) => usable)) : 0)
+  const weights = levels.map(({ backends }, i) => panics[i] ? weightOf(backends.filter(isUsable)) : 0)
   const total = weights.reduce((sum, weight) => sum + weight, 0)
   weights.forEach((weight, i) => { shares[i] = total === 0 ? 0 : weight / total })
 }
@@ -81,4 +81,9 @@ function groupOf ({ priority }: Level, zone: ZoneSide, share: number, because: B
 
 function weightOf (backends: readonly Backend[]): number {
   return backends.reduce((sum, { weight }) => sum + weight, 0)
+}
+
+/** Panic believes no check, but one there must have been. */
+function isUsable ({ usable, awaitsCheck }: Backend): boolean {
+  return usable && !awaitsCheck
 }

@@ -1,4 +1,5 @@
-export type { Selection } from './candidates.ts'
+export type { Kept } from './affinity.ts'
+export type { Candidates, Selection } from './candidates.ts'
 export { explain } from './explain.ts'
 export { Selector } from './selector.ts'
 export type { Subset, SubsetOptions } from './subset.ts'

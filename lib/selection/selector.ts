@@ -17,6 +17,9 @@ export interface SelectorOptions {
   random: () => number
 }
 
+/** Whose balancer is whose: one of ours goes by what it was told last, and cannot serve two upstreams. */
+const owners = new WeakMap<LoadBalancer, Selector>()
+
 /**
  * Chooses a backend of an upstream for a request: the one that its cookie names, else among those that it asks for, by priority and zone,
  * the one that the load balancer says.
@@ -36,7 +39,7 @@ export class Selector implements CandidatePolicy {
     this.zone = zone
     this.panicThreshold = panicThreshold
     this.random = random
-    this.balancer = balancer
+    this.balancer = this.#own(balancer)
     this.affinity = affinity === false ? null : new Affinity(affinity, name, clock)
     this.whole = new Candidates(this, true)
     this.#subsets = new Subsets(this)
@@ -67,12 +70,13 @@ export class Selector implements CandidatePolicy {
   }
 
   select (selection: Selection, subset: Subset | null): PublicBackend | undefined | Promise<PublicBackend | undefined> {
-    if (this.affinity !== null && selection.tried === null) {
-      const kept = this.affinity.find(selection)
+    // One that must not go elsewhere must not when its backend has refused it either.
+    if (this.affinity !== null && (selection.tried === null || this.affinity.onUnavailable === 'fail')) {
+      const kept = selection.kept ??= this.affinity.find(selection, subset)
       if (kept !== undefined) {
-        if (this.mayKeep(kept.backend, selection, subset)) {
+        if (selection.tried === null && this.mayKeep(kept.backend, selection, subset)) {
           selection.because = 'affinity'
-          selection.balancer = this.whole.balancerOf(kept.backend) ?? this.balancer
+          selection.balancer = this.whole.members.get(kept.backend) ?? this.balancer
           return kept.backend
         }
         if (this.mustKeep(kept.backend, selection, subset)) return undefined
@@ -87,7 +91,7 @@ export class Selector implements CandidatePolicy {
   /** Whether a client may stay with a backend: it is what is asked for, and available, if only by panic, or on its way out. */
   mayKeep (backend: Backend, selection: Selection, subset: Subset | null): boolean {
     const there = backend.available || this.whole.members.has(backend) || (backend.draining && backend.obstacles.length === 1)
-    return there && (subset === null || subset.admits(backend, selection))
+    return there && (subset === null || subset.admits(backend, selection) || (subset.fallback === 'any' && !this.suffices(subset.partFor(selection)?.candidates, subset)))
   }
 
   /** Whether a client that cannot stay goes nowhere else; one that asks for something else has lost nothing. */
@@ -106,8 +110,17 @@ export class Selector implements CandidatePolicy {
     return chosen
   }
 
+  /** The balancer, or one like it where another upstream has it. */
+  #own (balancer: LoadBalancer): LoadBalancer {
+    const owner = owners.get(balancer)
+    if (balancer.fork === undefined || owner === this) return balancer
+    const own = owner === undefined || owner.balancer !== balancer ? balancer : balancer.fork()
+    owners.set(own, this)
+    return own
+  }
+
   #use (balancer: LoadBalancer): void {
-    this.balancer = balancer
+    this.balancer = this.#own(balancer)
     this.whole.forget()
     this.#subsets.forget()
     this.whole.rebuild(this.#backends)

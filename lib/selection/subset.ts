@@ -46,6 +46,8 @@ interface Part {
 /** The backends that a route or a call asks for: one set of them, or one of several by split. */
 export class Subset {
   readonly fallback: SubsetFallback
+  /** A short name, the same for the same demands in every process. */
+  readonly tag: string
   readonly #parts: readonly Part[]
   readonly #weight: number
   readonly #keyOf: KeyReader | null
@@ -56,6 +58,7 @@ export class Subset {
       const demands = match === undefined ? [narrower] : [match, narrower]
       return { candidates: candidatesFor(demands), demands, weight: weight ?? (when === undefined ? 1 : 0), fits: when === undefined ? null : signOf(when) }
     })
+    this.tag = (hashText(this.#parts.map(({ demands }) => keyOf(demands)).join('\n')) >>> 0).toString(36)
     this.#weight = this.#parts.reduce((sum, { weight }) => sum + weight, 0)
     this.#keyOf = splitKey === undefined ? null : keyReader(splitKey)
     this.#random = random
@@ -64,6 +67,12 @@ export class Subset {
 
   /** The part that a request is for, whether or not it has an available backend; `undefined` where no weight is left. */
   partFor (context: SelectContext): Part | undefined {
+    const part = this.#choosePart(context)
+    part?.candidates.refresh?.()
+    return part
+  }
+
+  #choosePart (context: SelectContext): Part | undefined {
     const parts = this.#parts
     if (parts.length === 1) return parts[0].weight > 0 || parts[0].fits?.(context) === true ? parts[0] : undefined
     for (const part of parts) if (part.fits !== null && part.fits(context)) return part

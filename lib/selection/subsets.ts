@@ -11,6 +11,8 @@ const MAX_PASSING = 256
 interface Kept {
   readonly demands: readonly Match[]
   readonly candidates: Candidates
+  /** Of the backends that it was made of. */
+  age: number
 }
 
 /** The sets of candidates that have been asked for, made anew when backends change. */
@@ -21,6 +23,8 @@ export class Subsets {
   /** Those of calls; the one used longest ago comes first, and goes first. */
   readonly #passing = new Map<string, Kept>()
   #backends: readonly Backend[] = []
+  /** How often backends have changed. */
+  #age = 0
 
   constructor (policy: CandidatePolicy) {
     this.#policy = policy
@@ -28,7 +32,9 @@ export class Subsets {
 
   rebuild (backends: readonly Backend[]): void {
     this.#backends = backends
-    each([...this.#lasting.values(), ...this.#passing.values()], kept => this.#rebuild(kept))
+    // Those of calls when they are next asked for: there may be many, and most of them never are.
+    this.#age++
+    each(this.#lasting.values(), kept => this.#rebuild(kept))
   }
 
   /** There is a new balancer. */
@@ -41,14 +47,19 @@ export class Subsets {
   candidatesFor (demands: readonly Match[], lasting: boolean): Candidates {
     const key = keyOf(demands)
     const kept = this.#lasting.get(key) ?? this.#passing.get(key) ?? this.#make(demands)
-    if (lasting) this.#lasting.set(key, kept)
-    else if (!this.#lasting.has(key)) this.#keep(key, kept)
+    if (kept.age !== this.#age) this.#rebuild(kept)
+    if (lasting) {
+      this.#passing.delete(key)
+      this.#lasting.set(key, kept)
+    }
+    if (!this.#lasting.has(key)) this.#keep(key, kept)
     return kept.candidates
   }
 
   #make (demands: readonly Match[]): Kept {
-    const kept = { demands, candidates: new Candidates(this.#policy, false) }
-    this.#rebuild(kept)
+    const kept: Kept = { demands, candidates: new Candidates(this.#policy, false), age: -1 }
+    // A call that waits may outlast what it was given, be it pushed out meanwhile.
+    kept.candidates.refresh = () => { if (kept.age !== this.#age) this.#rebuildQuietly(kept) }
     return kept
   }
 
@@ -58,7 +69,18 @@ export class Subsets {
     if (this.#passing.size > MAX_PASSING) this.#passing.delete(this.#passing.keys().next().value as string)
   }
 
-  #rebuild ({ demands, candidates }: Kept): void {
+  /** Where a balancer that throws is no affair of the one who asks. */
+  #rebuildQuietly (kept: Kept): void {
+    try {
+      this.#rebuild(kept)
+    } catch (error) {
+      process.emitWarning(error as Error)
+    }
+  }
+
+  #rebuild (kept: Kept): void {
+    const { demands, candidates } = kept
+    kept.age = this.#age
     candidates.rebuild(this.#backends.filter(backend => matches(backend, demands)))
   }
 }

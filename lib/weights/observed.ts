@@ -9,6 +9,9 @@ export class Observed {
   /** When it began to report without a break; -1 where it does not. */
   reportsSince = -1
   reportedAt = -Infinity
+  /** Average milliseconds to the answer's head, and what its last report was worth; kept by the rules. */
+  latency: number | undefined
+  worth: number | undefined
   #requests = 0
   #failures = 0
   #time = 0
@@ -28,7 +31,7 @@ export class Observed {
 
   /** What was seen since it was last asked. */
   take (now: number, expiry: number): WeightSample {
-    if (now - this.reportedAt > expiry) this.forget()
+    if (now - this.reportedAt > expiry) this.#forgetReports()
     const requests = this.#requests
     const sample = { requests, failures: this.#failures, latency: requests === 0 ? 0 : this.#time / requests, load: this.load }
     this.#requests = this.#failures = this.#time = 0
@@ -37,7 +40,14 @@ export class Observed {
 
   /** Whoever was away has to prove himself again. */
   forget (): void {
+    this.#requests = this.#failures = this.#time = 0
+    this.latency = undefined
+    this.#forgetReports()
+  }
+
+  #forgetReports (): void {
     this.load = undefined
+    this.worth = undefined
     this.reportsSince = -1
   }
 }

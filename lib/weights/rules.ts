@@ -16,26 +16,21 @@ const FRESH = 0.3
 
 /** Twice as fast is worth twice as much. */
 function byLatency (): WeightRule {
-  const averages = new WeakMap<Backend, number>()
-  return judged => judged.map(({ backend, sample: { requests, latency } }) => {
-    let average = averages.get(backend)
-    if (requests > 0) {
-      average = average === undefined ? latency : average + FRESH * (latency - average)
-      averages.set(backend, average)
-    }
+  return judged => judged.map(({ observed, sample: { requests, latency } }) => {
+    const before = observed.latency
+    if (requests > 0) observed.latency = before === undefined ? latency : before + FRESH * (latency - before)
+    const average = observed.latency
     return average === undefined ? undefined : 1 / Math.max(average, 0.001)
   })
 }
 
 /** What a backend does for what it costs it, errors counting as cost. Source: gRFC A58. */
 function byLoadReport ({ blackout, interval }: Required<WeightOptions>): WeightRule {
-  const last = new WeakMap<Backend, number>()
-  return (judged, now) => judged.map(({ backend, observed: { reportsSince }, sample: { load, requests } }) => {
+  return (judged, now) => judged.map(({ observed, sample: { load, requests } }) => {
     const current = load === undefined ? undefined : worth(load, requests * 1000 / interval)
     // A report that nothing follows from leaves what it was worth; none at all does not.
-    if (current !== undefined) last.set(backend, current)
-    else if (load === undefined) last.delete(backend)
-    return now - reportsSince < blackout ? undefined : last.get(backend)
+    if (current !== undefined || load === undefined) observed.worth = current
+    return now - observed.reportsSince < blackout ? undefined : observed.worth
   })
 }
 

@@ -69,7 +69,8 @@ export class Weigher {
     const now = this.#clock.now()
     for (const backend of backends) {
       if (this.#rule !== null) backend.observed ??= new Observed()
-      if (!backend.available) this.#since.delete(backend)
+      // While it is only tried, it has not recovered yet.
+      if (!backend.available || backend.circuit.state === 'half-open') this.#since.delete(backend)
       else if (!this.#since.has(backend)) {
         this.#since.set(backend, first || !this.#running ? -Infinity : now)
         // Not when it goes: what is under way may still report.

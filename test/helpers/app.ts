@@ -38,7 +38,8 @@ export async function startGateway (t: Test, options: RockstarProxyOptions, { fa
   const app = Fastify({ logger: { level: 'debug', stream }, forceCloseConnections: true, ...fastify } as FastifyServerOptions) as unknown as FastifyInstance
   t.teardown(() => app.close())
   await before?.(app)
-  await app.register(rockstarProxy, { shutdownTimeout: 0, ...options })
+  // What takes backends out by itself is for the tests that are about it.
+  await app.register(rockstarProxy, { shutdownTimeout: 0, breaker: false, health: false, outlier: false, ...options })
   await setup?.(app)
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as AddressInfo

@@ -286,6 +286,60 @@ t.test('upstreams do not share their cookies\' meaning, and may share the client
   t.equal(wrong.values('set-cookie').length, 1)
 })
 
+const V1 = { metadata: { version: 'v1' } }
+const V2 = { metadata: { version: 'v2' } }
+
+t.test('in each of two subsets a client stays, by a cookie for each', async t => {
+  const routes = [{ prefix: '/' }, { prefix: '/v1', match: { version: 'v1' } }, { prefix: '/v2', match: { version: 'v2' } }]
+  const gateway = await sticky(t, {}, { routes }, { a: V1, b: V1, c: V2, d: V2 })
+  const client = await gateway.client()
+  const jar = new Map<string, string>()
+  const visit = async (path: string) => {
+    const response = await client.get(path, ...(jar.size === 0 ? [] : [`Cookie: ${[...jar].map(([name, value]) => `${name}=${value}`).join('; ')}`]))
+    for (const text of response.values('set-cookie')) {
+      const [name, value] = text.split(';')[0].split('=')
+      jar.set(name, value)
+    }
+    return response.body
+  }
+  // Turns are moved on, so that only cookies can be why.
+  await client.who('/v1')
+  t.equal(await visit('/v1'), 'b')
+  t.equal(await visit('/v2'), 'c')
+  const whole = await visit('/')
+  t.equal(jar.size, 3)
+  t.ok([...jar.keys()].every(name => /^rockstar-affinity(-[0-9a-z]+)?$/.test(name)), [...jar.keys()].join(' '))
+  const given = new Map(jar)
+  for (let i = 0; i < 5; i++) t.equal(`${await visit('/v1')}${await visit('/v2')}${await visit('/')}`, `bc${whole}`)
+  t.strictSame(jar, given, 'and none is given anew')
+})
+
+t.test('a cookie of a subset means the same in another process', async t => {
+  const options = { routes: [{ prefix: '/', match: { version: 'v1' } }] }
+  const [one, other] = [await sticky(t, {}, options, { a: V1, b: V1 }), await sticky(t, {}, options, { a: V1, b: V1 })]
+  const client = await one.client()
+  await client.who()
+  const cookie = cookieOf(await client.get())
+  t.equal(await (await other.client()).turns(3, '/', cookie), 'bbb')
+})
+
+t.test('a client stays too where any will do because none is what its route asks for', async t => {
+  const gateway = await sticky(t, {}, { routes: [{ prefix: '/', match: { version: 'v3' }, fallback: 'any' }] })
+  const client = await gateway.client()
+  await client.who()
+  const first = await client.get()
+  t.equal(first.body, 'b')
+  for (let i = 0; i < 4; i++) {
+    const next = await client.get('/', cookieOf(first))
+    t.equal(next.body, 'b')
+    t.strictSame(next.values('set-cookie'), [])
+  }
+  gateway.app.proxy.updateBackend('c', { metadata: { version: 'v3' } })
+  const next = await client.get('/', cookieOf(first))
+  t.equal(next.body, 'c', 'until there is what it asks for')
+  t.equal(await client.turns(2, '/', cookieOf(next)), 'cc')
+})
+
 t.test('forwardHttp() and forward() without a reply give the cookie to who asked', async t => {
   const gateway = await sticky(t, {}, { routes: [] }, undefined, {
     setup: app => {

@@ -184,6 +184,47 @@ t.test('a backend that goes while an async balancer thinks is not used; it is as
   t.equal(await answer, 'b')
 })
 
+t.test('it is not used either where the call asks for a subset', async t => {
+  let decide = (): void => {}
+  const slow = new Scripted(async available => {
+    const [chosen] = available
+    await new Promise<void>(resolve => { decide = resolve })
+    return chosen
+  })
+  const [a, b] = [await named(t, 'a'), await named(t, 'b')]
+  const metadata = { version: 'v1' }
+  const { app } = await startGateway(t, { backends: [{ id: 'a', url: a.url, metadata }, { id: 'b', url: b.url, metadata }], balancer: slow })
+  let answered = false
+  const answer = app.proxy.forwardHttp(new Request('http://gateway/'), { match: metadata }).then(response => response.text()).finally(() => { answered = true })
+  await until(() => slow.contexts.length === 1)
+  await app.proxy.removeBackend('a')
+  decide()
+  await until(() => slow.contexts.length === 2 || answered)
+  decide()
+  t.equal(await answer, 'b')
+  t.equal(a.requests.length, 0)
+})
+
+t.test('an async balancer that never chooses is given up after timeout.request, with 504', async t => {
+  const clock = new FakeClock()
+  const balancer = new Scripted(() => new Promise(() => {}))
+  const gateway = await gatewayWith(t, balancer, { clock, timeout: { request: 5_000 } })
+  let answered = false
+  const answer = gateway.app.inject('/').finally(() => { answered = true })
+  await until(() => balancer.contexts.length === 1)
+  clock.advance(4_999)
+  await new Promise(setImmediate)
+  t.equal(answered, false)
+  clock.advance(2_001)
+  const response = await answer
+  t.equal(response.statusCode, 504)
+  t.equal(response.json().code, 'FST_ROCKSTAR_TIMEOUT')
+  t.equal(gateway.app.proxy.getMetrics().inFlight, 0)
+  t.strictSame(balancer.settled, [], 'no backend was tried')
+  balancer.choose = available => available[1]
+  t.equal(await get(gateway), 'b')
+})
+
 t.test('a client that goes while an async balancer thinks reaches no backend', async t => {
   let decide = (): void => {}
   const backend = await named(t, 'a')
@@ -341,12 +382,12 @@ t.test('each attempt is settled: one on a connection that died idle, and the one
   t.equal(await get(gateway), '3')
   t.match(balancer.settled, [
     ['a', { stage: 'done', culprit: 'none', statusCode: 200 }],
-    ['a', { culprit: 'backend', statusCode: 0, headTime: -1, error: Error }],
+    ['a', { culprit: 'proxy', statusCode: 0, headTime: -1, error: Error }],
     ['a', { stage: 'done', culprit: 'none', statusCode: 200 }]
   ])
   t.equal(balancer.settled.length, 3)
   t.equal(balancer.contexts.length, 2, 'the second attempt was on the same backend')
-  t.match(gateway.app.proxy.getMetrics(), { totalRequests: 2, successfulRequests: 2, totalRetries: 1, backends: { a: { totalRequests: 3, successfulRequests: 2, failedRequests: 1 } } })
+  t.match(gateway.app.proxy.getMetrics(), { totalRequests: 2, successfulRequests: 2, totalRetries: 1, backends: { a: { totalRequests: 3, successfulRequests: 2, failedRequests: 0, abortedRequests: 1 } } })
 })
 
 t.test('settle() that throws is logged and changes nothing for the client', async t => {

@@ -123,6 +123,23 @@ t.test('latency: the time of the head counts, not that of the content', async t 
   t.strictSame(latencies, [100])
 })
 
+t.test('latency: a backend that failed, went away and comes back begins at 1, whatever it was', async t => {
+  const stage = await new Stage(t).start({ weights: { from: 'latency' } })
+  const { proxy } = stage.gateway.app
+  await stage.seconds(20, { a: 400, b: 100 }, { a: ok('', '', '503 Sorry') })
+  stage.clock.advance(60 * SECOND)
+  t.ok(stage.weight('a') < 0.6, `${stage.weight('a')}`)
+  proxy.updateBackend('a', { isActive: false })
+  await stage.seconds(3, { b: 100 })
+  proxy.updateBackend('a', { isActive: true })
+  t.equal(stage.weight('a'), 1)
+  stage.clock.advance(60 * SECOND)
+  t.equal(stage.weight('a'), 1, 'nothing of what it did before is remembered')
+  await stage.seconds(40, { a: 100, b: 100 })
+  stage.clock.advance(60 * SECOND)
+  t.ok(near(stage.weight('a'), 1) && near(stage.weight('b'), 1), `${stage.weight('a')} ${stage.weight('b')}`)
+})
+
 t.test('latency: a client that goes away says nothing of the backend', async t => {
   const samples: WeightSample[] = []
   const stage = new Stage(t)
@@ -149,7 +166,7 @@ t.test('a backend that is added is followed like the others, and starts slowly w
 t.test('upstreams are followed one by one, those that are added while the app serves too', async t => {
   const stage = await new Stage(t).start({ routes: [{ prefix: '/' }, { prefix: '/fast', upstream: 'fast' }] })
   const { proxy } = stage.gateway.app
-  const upstream = proxy.addUpstream('fast', { backends: [await stage.backend('c'), await stage.backend('d')], weights: { from: 'latency', interval: 500 } })
+  const upstream = proxy.addUpstream('fast', { backends: [await stage.backend('c'), await stage.backend('d')], weights: { from: 'latency', interval: 500 }, health: false, outlier: false })
   await stage.seconds(10, { a: 10, b: 90 })
   await stage.seconds(10, { c: 10, d: 30 }, {}, '/fast')
   stage.clock.advance(60 * SECOND)
@@ -234,7 +251,7 @@ t.test('one timer while the app serves, none before and after', async t => {
     backends: [a],
     weights: { from: 'latency' },
     slowStart: true,
-    upstreams: { one: { backends: [a], weights: { from: 'load-report' } }, none: { backends: [a] } }
+    upstreams: { one: { backends: [a], weights: { from: 'load-report' }, health: false, outlier: false }, none: { backends: [a], health: false, outlier: false } }
   }, { setup: () => { before = clock.timers } })
   t.equal(before, 0)
   t.equal(clock.timers, 2, 'one for each upstream that follows something')

@@ -40,6 +40,14 @@ t.test('it tells which backend a request would go to, and why', async t => {
   })
 })
 
+t.test('a weight of 0 is somebody\'s will, and so it is told of', async t => {
+  const { ask, proxy } = await explaining(t, { a: {}, b: { weight: 0 } })
+  t.match((await ask()).backends, [{ id: 'a', available: true }, { id: 'b', available: false, considered: false, reasons: ['weight 0'] }])
+  t.match(proxy.getHealthStatus(), { a: { isHealthy: true, source: 'active' }, b: { isHealthy: false, source: 'manual' } })
+  proxy.updateBackend('b', { weight: 1 })
+  t.match(proxy.getHealthStatus().b, { isHealthy: true, source: 'active' })
+})
+
 for (const balancer of ['round-robin', 'weighted-round-robin', 'maglev', 'ring-hash', 'rendezvous', 'ip-hash'] as const) {
   t.test(`it takes no turn, sends nothing and counts nothing: ${balancer}`, async t => {
     const { ask, client, gateway, proxy } = await explaining(t, { a: { weight: 3 }, b: { weight: 2 }, c: {} }, { balancer })

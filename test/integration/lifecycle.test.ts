@@ -107,6 +107,25 @@ t.test('app.close()', async t => {
     })
   }
 
+  await t.test('ends by itself in the time that Fastify gives a plugin, whatever hangs, when nothing else is said', { timeout: LIMIT }, async t => {
+    const { gateway, clock, carriers } = await start(t, { shutdownTimeout: undefined })
+    const client = await gateway.connect()
+    client.send(get('/raw/hung'))
+    await until(() => carriers.length === 1)
+    const timers = clock.timers
+    const began = clock.now()
+    const { done } = close(gateway.app)
+    await until(() => clock.timers > timers)
+    while (!carriers[0].closed && clock.now() - began < 20_000) {
+      clock.advance(100)
+      for (let i = 0; i < 5; i++) await new Promise(setImmediate)
+    }
+    const took = clock.now() - began
+    t.ok(took >= 8_500 && took < (gateway.app.initialConfig.pluginTimeout ?? 10_000), `${took} ms`)
+    client.close()
+    await done
+  })
+
   await t.test('refuses new requests while it waits', { timeout: LIMIT }, async t => {
     let release: (() => void) | undefined
     const { gateway, backend, clock, carriers } = await start(t, {}, {

@@ -229,7 +229,7 @@ t.test('attempts made again are counted as retries, and as requests of the backe
   await gateway.app.inject('/')
   await until(() => proxy.getConnectionPool().stats().idle === 1)
   t.equal((await gateway.app.inject('/')).statusCode, 200)
-  t.match(proxy.getMetrics(), { totalRequests: 2, successfulRequests: 2, failedRequests: 0, totalRetries: 1, backends: { a: { totalRequests: 3, successfulRequests: 2, failedRequests: 1 } } })
+  t.match(proxy.getMetrics(), { totalRequests: 2, successfulRequests: 2, failedRequests: 0, totalRetries: 1, backends: { a: { totalRequests: 3, successfulRequests: 2, failedRequests: 0, abortedRequests: 1 } } })
   proxy.resetMetrics()
   t.equal(proxy.getMetrics().totalRetries, 0)
 })

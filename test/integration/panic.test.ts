@@ -1,6 +1,7 @@
 import t from 'tap'
+import { FakeClock } from '../helpers/clock.ts'
 import { namedGateway, type NamedGateway } from '../helpers/named.ts'
-import { ok, rawBackend } from '../helpers/wire.ts'
+import { ok, rawBackend, until } from '../helpers/wire.ts'
 
 const BEGUN = 'too few backends are available: all active ones are used'
 const OVER = 'enough backends are available again'
@@ -55,6 +56,34 @@ t.test('who is inactive, has no weight or is on its way out is not used in panic
   t.strictSame([...await (await gateway.client()).turns(9)].sort().join(''), 'aaabbbccc')
   t.equal(slow.requests.length, 1)
   t.match(told(gateway), [{ available: 1, active: 3 }])
+})
+
+t.test('who waits for its first check is not used in panic either, but after it is, be it that it failed', async t => {
+  const results = new Map<string, (well: boolean) => void>()
+  const checker = ({ id }: { id: string }) => new Promise<boolean>(resolve => { results.set(id, resolve) })
+  const gateway = await namedGateway(t, { a: {}, b: {}, c: {} }, { clock: new FakeClock(), health: { checker, initial: 'check-first', interval: 1_000_000, timeout: 900_000 } })
+  const { proxy } = gateway.app
+  const client = await gateway.client()
+  const end = async (id: string, well: boolean) => {
+    results.get(id)?.(well)
+    await until(() => proxy.getHealthStatus()[id].lastCheck !== undefined)
+  }
+  proxy.healthCheck().catch(() => {})
+  await until(() => results.size === 3)
+  t.equal(await client.turns(3), '[503][503][503]')
+  t.notOk(proxy.getMetrics().panic)
+  await end('a', false)
+  t.equal(await client.turns(3), 'aaa', 'the only one that has been checked')
+  t.equal(proxy.getMetrics().panic, true)
+  await end('b', true)
+  t.equal(await client.turns(3), 'bbb', 'half of those checked are well')
+  t.equal(proxy.getMetrics().panic, false)
+  await end('c', false)
+  t.strictSame([...await client.turns(6)].sort().join(''), 'aabbcc')
+  const late = await rawBackend(t, () => ok('late'))
+  proxy.addBackend({ id: 'late', url: late.url })
+  t.notMatch(await client.turns(8), /late/, 'nor is one that comes in the midst of panic')
+  t.equal(late.requests.length, 0)
 })
 
 t.test('a threshold of 0 is no panic: where nobody is available there is 503', async t => {

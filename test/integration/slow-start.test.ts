@@ -148,11 +148,11 @@ for (const balancer of ['random', 'least-requests', 'p2c', 'weighted-round-robin
 t.test('upstreams have slow starts of their own, those added while the app serves too', async t => {
   const { gateway, clock } = await gatewayOf(t, {
     slowStart: false,
-    upstreams: { one: { backends: [await named(t, 'd')], slowStart } },
+    upstreams: { one: { backends: [await named(t, 'd')], slowStart, health: false, outlier: false } },
     routes: [{ prefix: '/' }, { prefix: '/one', upstream: 'one' }, { prefix: '/two', upstream: 'two' }]
   })
   const { proxy } = gateway.app
-  proxy.addUpstream('two', { backends: [await named(t, 'f')], slowStart: { window: 20 * SECOND } })
+  proxy.addUpstream('two', { backends: [await named(t, 'f')], slowStart: { window: 20 * SECOND }, health: false, outlier: false })
   proxy.addBackend(await named(t, 'c'))
   proxy.upstream('one').addBackend(await named(t, 'e'))
   proxy.upstream('two').addBackend(await named(t, 'g'))

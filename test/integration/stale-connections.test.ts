@@ -1,4 +1,5 @@
 import t, { type Test } from 'tap'
+import type { ProxyManager } from '../../lib/proxy-manager.ts'
 import type { RockstarProxyOptions } from '../../types/index.ts'
 import { startGateway, type Gateway } from '../helpers/app.ts'
 import { ok, rawBackend, until, type RawBackend, type Wire } from '../helpers/wire.ts'
@@ -72,7 +73,7 @@ for (const [name, fate] of FATES) {
       const { totalRetries, totalRequests, successfulRequests, backends } = gateway.app.proxy.getMetrics()
       t.equal(totalRetries, 1)
       t.strictSame([totalRequests, successfulRequests], [2, 2], 'one request of the client\'s')
-      t.match(backends.b, { totalRequests: 3, successfulRequests: 2, failedRequests: 1 }, 'two attempts')
+      t.match(backends.b, { totalRequests: 3, successfulRequests: 2, failedRequests: 0, abortedRequests: 1 }, 'two attempts, and nobody to blame')
       t.equal(gateway.log.filter(line => line.msg === 'attempt failed').length, 1, 'and a line for the one that failed')
       await noneUnderWay(t, gateway)
     }
@@ -108,6 +109,52 @@ for (const [name, fate] of FATES) {
       t.equal(gateway.app.proxy.getMetrics().totalRetries, 0)
       await noneUnderWay(t, gateway)
     }
+  })
+
+  t.test(`it is sent again also when its backend, which ${name}, is only used in panic`, async t => {
+    const { backend, gateway, client } = await start(t, fate)
+    const { state } = gateway.app.proxy as ProxyManager
+    state.get('b').healthy = false
+    state.onHealth()
+    t.equal(gateway.app.proxy.getMetrics().panic, true)
+    client.send('GET /x HTTP/1.1\r\nHost: g\r\n\r\n')
+    const response = await client.response()
+    t.match(response, { status: 200, body: 'GET /x HTTP/1.1' })
+    t.equal(backend.requests.length, 3)
+    t.match(gateway.app.proxy.getMetrics(), { totalRetries: 1, backends: { b: { chosenBecause: { panic: 1 } } } })
+    await noneUnderWay(t, gateway)
+  })
+
+  t.test(`it is sent again also when its backend, which ${name}, drains and the client has come back to it`, async t => {
+    const { backend, gateway, client } = await start(t, fate, { affinity: { secret: 'a secret of some length' } })
+    const { proxy } = gateway.app
+    client.send('GET /first HTTP/1.1\r\nHost: g\r\n\r\n')
+    const first = await client.response()
+    const cookie = first.values('set-cookie')[0].split(';')[0]
+    await until(() => pool(gateway).idle === 1)
+    const other = await rawBackend(t, () => ok('other'))
+    proxy.addBackend({ id: 'other', url: other.url })
+    const removal = proxy.removeBackend('b', { drain: { timeout: 60_000 } })
+    const before = backend.requests.length
+    client.send(`GET /x HTTP/1.1\r\nHost: g\r\nCookie: ${cookie}\r\n\r\n`)
+    t.match(await client.response(first.length), { status: 200, body: 'GET /x HTTP/1.1' })
+    t.equal(backend.requests.length, before + 2)
+    t.equal(other.requests.length, 0)
+    await noneUnderWay(t, gateway)
+    await gateway.app.close()
+    await removal
+  })
+
+  t.test(`no request is sent again to a backend, which ${name}, when it has begun to drain meanwhile`, async t => {
+    const { backend, gateway, client } = await start(t, () => {})
+    client.send('GET /x HTTP/1.1\r\nHost: g\r\n\r\n')
+    await until(() => backend.requests.length === 2)
+    const removal = gateway.app.proxy.removeBackend('b', { drain: { timeout: 60_000 } })
+    fate(backend.connections[0])
+    t.equal((await client.response()).status, 502)
+    await removal
+    t.equal(backend.requests.length, 2)
+    t.equal(gateway.app.proxy.getMetrics().totalRetries, 0)
   })
 
   t.test(`an answer that is cut short on a used connection that its backend ${name} is passed on cut short`, async t => {

@@ -297,6 +297,9 @@ t.test('as JSON it is plain data', t => {
     zone: 'eu',
     isActive: true,
     available: true,
+    healthy: true,
+    ejected: false,
+    circuitState: 'closed' as const,
     draining: false,
     metadata: { zone: 'a' },
     createdAt: '2026-01-02T03:04:05.000Z',
@@ -310,7 +313,13 @@ t.test('as JSON it is plain data', t => {
   snapshot.metadata.zone = 'b'
   t.strictSame(backend.metadata, { zone: 'a' }, 'and a copy')
   backend.ejected = true
-  t.match(backend.toJSON(), { isActive: true, available: false, draining: false }, 'one that may not be chosen is told so')
+  t.match(backend.toJSON(), { isActive: true, available: false, healthy: true, ejected: true, draining: false }, 'one that may not be chosen is told so')
+  Object.assign(backend, { ejected: false, healthy: false })
+  t.match(backend.toJSON(), { available: false, healthy: false, ejected: false, circuitState: 'closed' })
+  Object.assign(backend, { healthy: true, circuit: { state: 'open', retryAfter: 1 } })
+  t.match(backend.toJSON(), { available: false, healthy: true, circuitState: 'open' })
+  Object.assign(backend, { circuit: { state: 'half-open', retryAfter: 0 } })
+  t.match(backend.toJSON(), { available: true, circuitState: 'half-open' }, 'one that is being tried may be chosen')
   t.notOk('zone' in make('http://example.com').toJSON(), 'one without a zone has none there')
   t.end()
 })

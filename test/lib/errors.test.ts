@@ -19,6 +19,8 @@ const table: Record<ErrorCode, [status: number, words: number]> = {
   BODY_CONSUMED: [500, 1],
   INVALID_HEADER: [500, 2],
   NO_BACKEND: [503, 0],
+  CIRCUIT_OPEN: [503, 0],
+  UNHEALTHY: [503, 1],
   CLOSED: [503, 0],
   CONNECT: [502, 0],
   RESET: [502, 0],
@@ -93,13 +95,14 @@ t.test('a client sees code, message and status, and never an address; the log ha
     backends: [backend.url],
     clock,
     timeout: { headers: 1_000 },
-    upstreams: { gone: { backends: [gone.url] }, none: {} },
-    routes: [{ prefix: '/' }, { prefix: '/gone', upstream: 'gone' }, { prefix: '/none', upstream: 'none' }, { prefix: '/nosuch', upstream: 'nosuch' }]
+    upstreams: { gone: { backends: [{ id: 'gone', url: gone.url }] }, none: {}, open: { backends: [{ id: 'b', url: backend.url }] } },
+    routes: [{ prefix: '/' }, { prefix: '/gone', upstream: 'gone' }, { prefix: '/none', upstream: 'none' }, { prefix: '/open', upstream: 'open' }, { prefix: '/nosuch', upstream: 'nosuch' }]
   })
   const secrets = new RegExp(`${backend.port}|${gone.port}|127\\.0\\.0\\.1|localhost`)
+  gateway.app.proxy.upstream('open').getCircuitBreaker().open?.('b')
   const expected: [path: string, name: ErrorCode, hasCause: boolean][] = [
     ['/bad', 'BAD_RESPONSE', true], ['/reset', 'RESET', true], ['/slow', 'TIMEOUT', false],
-    ['/gone', 'CONNECT', true], ['/none', 'NO_BACKEND', false], ['/nosuch', 'UNKNOWN_UPSTREAM', false]
+    ['/gone', 'CONNECT', true], ['/none', 'NO_BACKEND', false], ['/open', 'CIRCUIT_OPEN', false], ['/nosuch', 'UNKNOWN_UPSTREAM', false]
   ]
   for (const [path, name, hasCause] of expected) {
     const logged = gateway.log.length
@@ -121,4 +124,7 @@ t.test('a client sees code, message and status, and never an address; the log ha
     t.ok(line, `${path}: the error is logged`)
     if (hasCause) t.match((line?.err as { stack: string }).stack, /caused by/, `${path}: with its cause`)
   }
+  const unhealthy = await gateway.app.proxy.upstream('gone').healthCheck().catch((error: Error) => error)
+  t.match(unhealthy, { code: 'FST_ROCKSTAR_UNHEALTHY', message: /'gone'.*gone \(connect ECONNREFUSED\)$/ }, 'who asks for checks is told names')
+  t.notMatch(String(unhealthy), secrets)
 })

@@ -6,10 +6,10 @@ import t from 'tap'
 import { ProxyManager } from '../../lib/proxy-manager.ts'
 import { resolveOptions } from '../../lib/options.ts'
 import { ConnectionPool } from '../../lib/pool/index.ts'
-import rockstarProxy, { IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin } from '../../plugins/index.ts'
+import rockstarProxy, { CircuitBreaker, IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin } from '../../plugins/index.ts'
 import {
-  BalancerSchema, DEFAULT_METHODS, RockstarProxyOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema,
-  type BalancerType, type ForwardOptions, type RockstarProxyOptions, type SelectContext, type UpstreamOptions
+  BalancerSchema, BreakerOptionsSchema, DEFAULT_METHODS, HealthCheckOverridesSchema, HealthOptionsSchema, OutlierOptionsSchema, RockstarProxyOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema,
+  type BalancerType, type BreakerOptions, type ForwardOptions, type RockstarProxyOptions, type SelectContext, type UpstreamOptions
 } from '../../types/index.ts'
 import { startGateway } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
@@ -19,6 +19,7 @@ const URL_1 = 'http://127.0.0.1:1'
 const SECRET = 'a secret of the test'
 const BALANCERS = ['round-robin', 'weighted-round-robin', 'random', 'least-requests', 'p2c', 'peak-ewma', 'ip-hash', 'ring-hash', 'maglev', 'rendezvous']
 const ONE_OF = `one of ${BALANCERS.map(type => `'${type}'`).join(', ')}`
+const RULES = ['consecutive', 'failure-rate', 'slow-rate']
 const nothing = () => {}
 const clock = new FakeClock()
 
@@ -48,13 +49,15 @@ const needed: [RegExp, object][] = [
   [/backends\[0\]$/, { url: URL_1 }],
   [/weights$/, { from: 'latency' }],
   [/affinity$/, { secret: SECRET }],
-  [/split\[0\]$/, { match: {} }]
+  [/split\[0\]$/, { match: {} }],
+  // Some of what a check asks for it can only ask for by HTTP.
+  [/(?:health|healthCheck)$/, { path: '/' }]
 ]
 
 /** What an object has to hold beside what a test puts into it. @param step the last one of its path */
 function besides (path: string, step: string): object {
   const [, variant] = /\{(.+)\}$/.exec(step) ?? []
-  if (variant !== undefined) return { [BALANCERS.includes(variant) ? 'type' : variant]: variant }
+  if (variant !== undefined) return { [BALANCERS.includes(variant) || RULES.includes(variant) ? 'type' : variant]: variant }
   return { ...needed.find(([place]) => place.test(path))?.[1] }
 }
 
@@ -140,6 +143,86 @@ const balancerCases: Record<string, Cases> = Object.fromEntries(BALANCERS.flatMa
   ...Object.entries(policyCases[type] ?? {}).map(([option, cases]) => [`balancer{${type}}.${option}`, cases])
 ]))
 
+const whole = (minimum: number): Cases => ({ good: [minimum, minimum + 1, 100_000], bad: [minimum - 1, minimum + 0.5, String(minimum), NaN, Infinity, null], expected: `an integer of at least ${minimum}` })
+const number = (minimum: number): Cases => ({ good: [minimum, minimum + 0.5, 86_400_000], bad: [minimum - 0.1, String(minimum), NaN, Infinity, null], expected: `a number of at least ${minimum}` })
+const numberTo = (maximum: number): Cases => ({ good: [0, maximum / 2, maximum], bad: [-0.1, maximum + 0.1, '0', false, NaN, null], expected: `a number of at least 0 and of at most ${maximum}` })
+const part: Cases = { good: [0.001, 0.5, 1], bad: [0, 1.01, 50, '0.5', NaN, null], expected: 'a number above 0, at most 1' }
+const windowCases = (rule: string): Record<string, Cases> => ({
+  [`breaker.rules[0]{${rule}}.threshold`]: part,
+  [`breaker.rules[0]{${rule}}.window`]: number(10),
+  [`breaker.rules[0]{${rule}}.minimumRequests`]: whole(1)
+})
+const breakerCases: Record<string, Cases> = {
+  breaker: {
+    good: [true, false, {}, { threshold: 5, timeout: 30_000 }, new CircuitBreaker(), { type: 'mine', createCircuit: nothing }],
+    bad: ['yes', 5, nothing, [], null],
+    expected: 'a boolean, an object of options, or a CircuitBreaker with a createCircuit() method'
+  },
+  'breaker.threshold': whole(1),
+  'breaker.rules': { good: [[], [{ type: 'consecutive' }], RULES.map(type => ({ type })), [nothing]], bad: [{}, 'consecutive', nothing, 5, null], expected: 'an array' },
+  'breaker.rules[0]': {
+    good: [{ type: 'failure-rate' }, nothing],
+    bad: ['consecutive', 5, true, null],
+    expected: "an object { type: 'consecutive' | 'failure-rate' | 'slow-rate', … } or a function that makes a TripRule"
+  },
+  ...Object.fromEntries(RULES.map(type => [`breaker.rules[0]{${type}}.type`, { good: [type], bad: ['fastest', 5, null, undefined], expected: `one of ${RULES.map(rule => `'${rule}'`).join(', ')}` }])),
+  'breaker.rules[0]{consecutive}.threshold': whole(1),
+  ...windowCases('failure-rate'),
+  ...windowCases('slow-rate'),
+  'breaker.rules[0]{slow-rate}.slowThreshold': aboveZero,
+  'breaker.timeout': number(1),
+  'breaker.maxTimeout': { ...number(1), good: [30_000, 86_400_000] },
+  'breaker.jitter': numberTo(1),
+  'breaker.halfOpenRequests': whole(1),
+  'breaker.successThreshold': whole(1),
+  'breaker.isFailure': aFunction
+}
+const checkCases = (path: string): Record<string, Cases> => ({
+  [`${path}.path`]: { good: ['/', '/health?full=1'], bad: ['', 'health', 'http://a/', 5, null], expected: 'a path that begins with /' },
+  [`${path}.method`]: { good: ['GET', 'HEAD', 'OPTIONS'], bad: ['', 'get', 'G T', 5, null], expected: 'a method in capitals' },
+  [`${path}.headers`]: { good: [{}, { accept: 'text/plain', 'x-a': '' }], bad: [[], 'x: y', 5, null], expected: 'an object' },
+  [`${path}.host`]: aName,
+  [`${path}.port`]: integer(1, 65_535),
+  [`${path}.expectedStatus`]: { good: [[200], [[200, 299], 404]], bad: [[], 200, '200', {}, null], expected: 'an array of statuses and of ranges [first, last]' },
+  [`${path}.expectedStatus[0]`]: { good: [100, 599, [200, 299]], bad: [99, 600, 200.5, '200', [200], [200, 299, 300], [200, 600], null], expected: 'a status of 100 to 599, or a range [first, last] of such' },
+  [`${path}.expectedBody`]: { good: ['ok', /ok/i], bad: ['', 5, true, {}, [], null], expected: 'a string or a RegExp' },
+  [`${path}.checker`]: aFunction,
+  [`${path}.interval`]: number(10),
+  [`${path}.unhealthyInterval`]: number(10),
+  [`${path}.timeout`]: number(1),
+  [`${path}.jitter`]: numberTo(1),
+  [`${path}.rise`]: whole(1),
+  [`${path}.fall`]: whole(1),
+  [`${path}.initial`]: { good: ['healthy', 'unhealthy', 'check-first'], bad: ['well', '', true, null], expected: "'healthy', 'unhealthy' or 'check-first'" }
+})
+const healthCases: Record<string, Cases> = {
+  health: { good: [true, false, {}, { path: '/health' }], bad: ['/health', 5, nothing, [], null], expected: 'a boolean or an object of options' },
+  ...checkCases('health'),
+  'health.concurrency': whole(1),
+  'health.minHealthy': whole(0),
+  'health.readyTimeout': number(1),
+  'backends[0].healthCheck': { good: [{}, { path: '/ready' }], bad: [true, false, '/ready', 5, [], null], expected: 'an object' },
+  ...checkCases('backends[0].healthCheck')
+}
+const outlierCases: Record<string, Cases> = {
+  outlier: { good: [true, false, {}, { consecutiveFailures: 3 }], bad: ['yes', 5, [], null], expected: 'a boolean or an object of options' },
+  'outlier.consecutiveFailures': whole(0),
+  'outlier.splitLocalErrors': aBoolean,
+  'outlier.consecutiveLocalErrors': whole(0),
+  'outlier.successRate': { good: [false, {}, { stdevFactor: 1 }], bad: [true, 1.9, 'x', [], null], expected: 'false or an object' },
+  'outlier.successRate.stdevFactor': number(0),
+  'outlier.successRate.minimumHosts': whole(1),
+  'outlier.successRate.requestVolume': whole(1),
+  'outlier.failurePercentage': { good: [false, {}, { threshold: 50 }], bad: [true, 85, 'x', [], null], expected: 'false or an object' },
+  'outlier.failurePercentage.threshold': numberTo(100),
+  'outlier.failurePercentage.minimumHosts': whole(1),
+  'outlier.failurePercentage.requestVolume': whole(1),
+  'outlier.interval': number(10),
+  'outlier.baseEjectionTime': number(1),
+  'outlier.maxEjectionTime': number(1),
+  'outlier.maxEjectionPercent': numberTo(100)
+}
+
 /** Of each option some values that are right, some that are wrong, and what is expected instead of those. */
 const cases: Record<string, Cases> = {
   backends: { good: [[], [URL_1], [{ url: URL_1 }], [URL_1, { id: 'b', url: 'http://127.0.0.1:2' }]], bad: [URL_1, 5, null, {}], expected: 'an array' },
@@ -189,6 +272,9 @@ const cases: Record<string, Cases> = {
   'affinity.onUnavailable': { good: ['rebalance', 'fail'], bad: ['none', false, 5, null], expected: "'rebalance' or 'fail'" },
   panicThreshold: { good: [0, 0.5, 1], bad: [-0.1, 1.1, 50, '0.5', false, NaN, null], expected: 'a number of at least 0 and of at most 1' },
   zone: aName,
+  ...breakerCases,
+  ...healthCases,
+  ...outlierCases,
   timeout: { good: [{}, { connect: 1, headers: 2, idle: 3, request: 4 }], bad: [5, false, null, []], expected: 'an object' },
   'timeout.connect': milliseconds,
   'timeout.headers': milliseconds,
@@ -354,6 +440,14 @@ t.test('where an object may be one of several, what is told is of the one that w
     [{ routes: [{ split: [{ match: {}, when: { cookie: 'a', valeu: 'b' } }] }] }, "routes[0].split[0].when.valeu is not an option; did you mean 'value'?"],
     [{ routes: [{ split: [{ match: {} }, { mach: {} }] }] }, "routes[0].split[1].mach is not an option; did you mean 'match'?"],
     [{ routes: [{ splitKey: { coookie: 'sid' } }] }, "routes[0].splitKey.coookie is not an option; did you mean 'cookie'?"],
+    [{ breaker: { rules: [{ type: 'consecutive', window: 5 }] } }, 'breaker.rules[0].window is not an option'],
+    [{ breaker: { rules: [{ type: 'failure-rate', treshold: 0.5 }] } }, "breaker.rules[0].treshold is not an option; did you mean 'threshold'?"],
+    [{ breaker: { rules: [{ slowThreshold: 5 }] } }, 'breaker.rules[0].type must be a string, and is nothing'],
+    [{ breaker: { treshold: 5 } }, "breaker.treshold is not an option; did you mean 'threshold'?"],
+    [{ health: { headers: { accept: 5 } } }, 'health.headers.accept must be a string, and is 5'],
+    [{ health: { intervall: 5 } }, "health.intervall is not an option; did you mean 'interval'?"],
+    [{ backends: [{ url: URL_1, healthCheck: { concurrency: 5 } }] }, 'backends[0].healthCheck.concurrency is not an option'],
+    [{ outlier: { successRate: { stdev: 5 } } }, 'outlier.successRate.stdev is not an option'],
     [{ slowStart: { zzzzzzzz: 5 } }, 'slowStart.zzzzzzzz is not an option'],
     [{ slowStart: { window: 0, zzzzzzzz: 5 } }, 'slowStart.zzzzzzzz is not an option'],
     [{ routes: [{ match: { version: null } }] }, 'routes[0].match.version must be a string, a number, a boolean, or an array of them, and is null'],
@@ -379,6 +473,27 @@ t.test('the least factor of weights must be at most the highest', t => {
     t.equal(manager.listUpstreams().length, 1)
   }
   t.equal(refusal({ weights: { from: 'latency', min: 3, max: 3 } }), undefined)
+  t.end()
+})
+
+t.test('the longest time that a circuit waits must be at least the first', t => {
+  const told: [object, string][] = [
+    [{ timeout: 10, maxTimeout: 5 }, 'breaker.maxTimeout must be at least timeout, 10, and is 5'],
+    [{ maxTimeout: 29_999 }, 'breaker.maxTimeout must be at least timeout, 30000, and is 29999']
+  ]
+  for (const [breaker, message] of told) {
+    t.match(refusal({ breaker }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: `options.${message}` })
+    t.match(refusal({ upstreams: { other: { breaker } } }), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: `options.upstreams.other.${message}` })
+    const manager = new ProxyManager({})
+    t.throws(() => manager.addUpstream('other', { breaker } as UpstreamOptions), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message: `upstreams.other.${message}` })
+    t.equal(manager.listUpstreams().length, 1)
+    const before = manager.getCircuitBreaker()
+    t.throws(() => manager.setCircuitBreaker(breaker), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message })
+    t.equal(manager.getCircuitBreaker(), before)
+    t.throws(() => new CircuitBreaker(breaker), { code: 'FST_ROCKSTAR_INVALID_OPTIONS', message })
+  }
+  t.equal(refusal({ breaker: { timeout: 10, maxTimeout: 10 } }), undefined)
+  t.equal(refusal({ breaker: { timeout: 900_000 } }), undefined, 'a default is no contradiction')
   t.end()
 })
 
@@ -430,13 +545,16 @@ t.test('what is not given is as the defaults say, and what is undefined counts a
   const allUndefined = Object.fromEntries(propertiesOf(RockstarProxyOptionsSchema, '').filter(path => !/[.[]/.test(path)).map(key => [key, undefined]))
   for (const given of [{}, allUndefined]) {
     const { options, state } = new ProxyManager(given)
-    t.match(options, { backends: [], balancer: 'round-robin', weights: false, slowStart: false, affinity: false, panicThreshold: 0.5, preserveHost: false, forwarded: true, via: 'rockstar-proxy', upstreams: {}, routes: [], shutdownTimeout: 10_000 })
+    t.match(options, { backends: [], balancer: 'round-robin', weights: false, slowStart: false, affinity: false, panicThreshold: 0.5, preserveHost: false, forwarded: true, via: 'rockstar-proxy', upstreams: {}, routes: [], shutdownTimeout: 9_000 })
     t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 60_000, request: 30_000 })
     t.equal(state.via, 'rockstar-proxy')
     t.strictSame({ ...state.forwarded }, { xForwarded: true, standard: true })
     t.strictSame({ ...(state.pool as ConnectionPool).options }, { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, keepAliveMargin: 1_000, maxHeaderSize: 16_384 })
     t.equal(state.balancer.type, 'round-robin')
     t.match(state.selector, { affinity: null, panicThreshold: 0.5, zone: undefined })
+    t.match(state.breaker, { type: 'circuit-breaker', options: { timeout: 30_000, maxTimeout: 300_000, jitter: 0.1, halfOpenRequests: 1, successThreshold: 1 } })
+    t.match(state, { minHealthy: 0, readyTimeout: 5_000 })
+    t.ok(state.outlier)
   }
   const [given] = new ProxyManager({ backends: [URL_1] }).listBackends()
   t.match(given, { weight: 1, priority: 0, zone: undefined })
@@ -463,6 +581,39 @@ t.test('a policy has its defaults, by name and as an object', t => {
   t.end()
 })
 
+t.test('the observers have their defaults, all the way down', t => {
+  const check = { method: 'GET', headers: {}, expectedStatus: [[200, 399]], interval: 10_000, timeout: 5_000, jitter: 0.1, rise: 2, fall: 3, initial: 'healthy' }
+  t.strictSame(resolveOptions(HealthOptionsSchema, {}, 'health'), { ...check, concurrency: 64, minHealthy: 0, readyTimeout: 5_000 })
+  const outlier = {
+    consecutiveFailures: 5,
+    splitLocalErrors: false,
+    consecutiveLocalErrors: 5,
+    successRate: { stdevFactor: 1.9, minimumHosts: 5, requestVolume: 100 },
+    failurePercentage: { threshold: 85, minimumHosts: 5, requestVolume: 50 },
+    interval: 10_000,
+    baseEjectionTime: 30_000,
+    maxEjectionTime: 300_000,
+    maxEjectionPercent: 50
+  }
+  t.strictSame(resolveOptions(OutlierOptionsSchema, {}, 'outlier'), outlier)
+  t.strictSame(resolveOptions(OutlierOptionsSchema, { successRate: false, failurePercentage: { threshold: 0 } }, 'outlier'), { ...outlier, successRate: false, failurePercentage: { ...outlier.failurePercentage, threshold: 0 } })
+  t.strictSame(resolveOptions(HealthCheckOverridesSchema, {}, 'healthCheck'), {}, 'what a backend does not say is as its upstream says')
+  const rules = RULES.map(type => ({ type }))
+  t.strictSame(resolveOptions<BreakerOptions>(BreakerOptionsSchema, { rules }, 'breaker').rules, [
+    { type: 'consecutive', threshold: 5 },
+    { type: 'failure-rate', threshold: 0.5, window: 10_000, minimumRequests: 20 },
+    { type: 'slow-rate', slowThreshold: 5_000, threshold: 0.8, window: 10_000, minimumRequests: 20 }
+  ])
+  t.end()
+})
+
+t.test('false switches an observer off', t => {
+  const { state } = new ProxyManager({ breaker: false, health: false, outlier: false, backends: [URL_1] })
+  t.strictSame([state.breaker.type, state.outlier], ['none', null])
+  t.match(state.list()[0], { outlier: null, circuitState: 'closed', healthy: true })
+  t.end()
+})
+
 t.test('a part of an object leaves the rest of it as the defaults say', t => {
   const { state } = new ProxyManager({ timeout: { idle: 7 }, pool: { connections: 2 }, forwarded: { standard: false } })
   t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 7, request: 30_000 })
@@ -486,6 +637,9 @@ t.test('0 and false are values, not gaps', t => {
     weights: { from: 'load-report', blackout: 0 },
     slowStart: false,
     affinity: { secret: SECRET, maxAge: 0, secure: false, httpOnly: false },
+    breaker: { jitter: 0 },
+    health: { jitter: 0, minHealthy: 0 },
+    outlier: { consecutiveFailures: 0, consecutiveLocalErrors: 0, successRate: false, failurePercentage: { threshold: 0 }, maxEjectionPercent: 0 },
     balancer: { type: 'least-requests', fullScanLimit: 0, bias: 0 },
     routes: [{ split: [{ match: {}, weight: 0 }] }],
     backends: [{ url: URL_1, weight: 0, isActive: false, priority: 0, backup: true }]
@@ -501,6 +655,9 @@ t.test('0 and false are values, not gaps', t => {
     weights: { blackout: 0 },
     slowStart: false,
     affinity: { maxAge: 0, secure: false, httpOnly: false },
+    breaker: { jitter: 0 },
+    health: { jitter: 0, minHealthy: 0 },
+    outlier: { consecutiveFailures: 0, consecutiveLocalErrors: 0, successRate: false, failurePercentage: { threshold: 0 }, maxEjectionPercent: 0 },
     balancer: { fullScanLimit: 0, bias: 0 },
     routes: [{ split: [{ weight: 0 }] }]
   })
@@ -537,12 +694,24 @@ t.test('an instance of a load balancer is used itself, whatever it is made of', 
   class Extended extends RoundRobin {
     override select () { return undefined }
   }
-  const ours = [IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin].map(Policy => new Policy())
-  for (const balancer of [{ type: 'mine', select: () => undefined }, new Getter(), ...ours, new SameType(), new Extended()]) {
-    t.equal(new ProxyManager({ balancer }).getLoadBalancer(), balancer, `as an option: ${balancer.constructor.name} '${balancer.type}'`)
+  const makers = [IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin, Getter, SameType, Extended].map(Balancer => () => new Balancer())
+  for (const make of [() => ({ type: 'mine', select: () => undefined }), ...makers]) {
+    const [byOption, bySetter] = [make(), make()]
+    t.equal(new ProxyManager({ balancer: byOption }).getLoadBalancer(), byOption, `as an option: ${byOption.constructor.name} '${byOption.type}'`)
     const manager = new ProxyManager({})
-    manager.setLoadBalancer(balancer)
-    t.equal(manager.getLoadBalancer(), balancer, `by the setter: ${balancer.constructor.name} '${balancer.type}'`)
+    manager.setLoadBalancer(bySetter)
+    t.equal(manager.getLoadBalancer(), bySetter, `by the setter: ${bySetter.constructor.name} '${bySetter.type}'`)
+    manager.setLoadBalancer('random')
+    manager.setLoadBalancer(bySetter)
+    t.equal(manager.getLoadBalancer(), bySetter, 'and again')
+  }
+  // It goes by the backends that it was told last: one that two upstreams shared would choose backends of the other.
+  for (const shared of [new RoundRobin(), new Extended(), new Maglev({ key: 'path' })]) {
+    const first = new ProxyManager({ balancer: shared })
+    const second = new ProxyManager({ balancer: shared }).getLoadBalancer()
+    t.equal(first.getLoadBalancer(), shared)
+    t.not(second, shared)
+    t.equal(second.constructor, shared.constructor, 'the other upstream gets one like it')
   }
   t.end()
 })
@@ -561,6 +730,24 @@ t.test('a function is a balancer that calls it', t => {
     t.strictSame(given.length, 1)
     t.equal(given[0][0], available)
     t.equal(given.pop()?.[1], context)
+  }
+  t.end()
+})
+
+t.test('an instance of a circuit breaker is used itself, whatever it is made of', t => {
+  const unused = () => { throw new Error('unused') }
+  class Getter {
+    get type () { return 'getter' }
+    createCircuit (): never { return unused() }
+    getState (): never { return unused() }
+    reset () {}
+  }
+  class Extended extends CircuitBreaker {}
+  for (const breaker of [{ type: 'mine', createCircuit: unused, getState: unused, reset: unused }, new Getter(), new CircuitBreaker(), new Extended({ threshold: 2 })]) {
+    t.equal(new ProxyManager({ breaker }).getCircuitBreaker(), breaker, `as an option: ${breaker.constructor.name}`)
+    const manager = new ProxyManager({})
+    manager.setCircuitBreaker(breaker)
+    t.equal(manager.getCircuitBreaker(), breaker, `by the setter: ${breaker.constructor.name}`)
   }
   t.end()
 })
@@ -641,6 +828,9 @@ t.test('the objects of the caller are never changed: all of them may be frozen',
     balancer: { type: 'maglev', key: { header: 'x-user' }, tableSize: 101 },
     weights: { from: 'latency', min: 0.5 },
     slowStart: { window: 5 },
+    breaker: { rules: [{ type: 'failure-rate', threshold: 0.9 }, { type: 'consecutive' }] },
+    health: { path: '/', headers: { 'x-check': '1' }, expectedStatus: [200, [300, 399]] },
+    outlier: { successRate: { stdevFactor: 3 }, failurePercentage: false },
     affinity: { secret: [SECRET, `another ${SECRET}`] },
     timeout: { connect: 1_000 },
     pool: { connections: 2 },
@@ -665,8 +855,9 @@ t.test('the objects of the caller are never changed: all of them may be frozen',
   const { proxy } = gateway.app
   for (const path of ['/api/a', '/split', '/call', '/capture']) t.equal((await gateway.app.inject(path)).body, 'frozen', path)
 
-  proxy.addBackend(deepFrozen({ id: 'c', url: backend.url, metadata: { a: 1 } }))
-  proxy.updateBackend('c', deepFrozen({ weight: 4, metadata: { b: 2 } }))
+  proxy.addBackend(deepFrozen({ id: 'c', url: backend.url, metadata: { a: 1 }, healthCheck: { headers: { a: 'b' } } }))
+  proxy.updateBackend('c', deepFrozen({ weight: 4, metadata: { b: 2 }, healthCheck: { expectedStatus: [200] } }))
+  proxy.setCircuitBreaker(deepFrozen({ rules: [{ type: 'slow-rate' as const }], timeout: 5 }))
   proxy.addUpstream('third', deepFrozen({ backends: [backend.url], timeout: { idle: 1 } }))
   proxy.setLoadBalancer(deepFrozen({ type: 'ring-hash' as const, key: { cookie: 'sid' } }))
   proxy.setConnectionPool(deepFrozen({ connections: 1 }))
@@ -723,6 +914,9 @@ t.test('options are read when the plugin is registered, and never again for a re
     weights: counted({ from: 'latency' as const }),
     affinity: counted({ secret: SECRET }),
     timeout: counted({ idle: 1_000 }),
+    breaker: counted({ threshold: 5, rules: [counted({ type: 'failure-rate' as const })] }),
+    health: counted({ interval: 1_000 }),
+    outlier: counted({ successRate: counted({ stdevFactor: 2 }) }),
     pool: counted({ connections: 4 }),
     routes: [counted({ prefix: '/api', rewritePrefix: '/x', timeout: counted({ idle: 2_000 }), preserveHost: true, match: counted({ version: counted(['v1']) }), split: [counted({ match: counted({}), weight: 1, when: counted({ header: 'x-a' }) })] })]
   })

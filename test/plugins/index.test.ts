@@ -29,13 +29,14 @@ t.test('beside it are what its users build with', t => {
   t.strictSame(POLICIES.map(name => new root[name]().type), ['ip-hash', 'least-requests', 'maglev', 'p2c', 'peak-ewma', 'random', 'rendezvous', 'ring-hash', 'round-robin'])
   t.type(root.ConnectionPool, 'function')
   t.type(new root.ConnectionPool({ connections: 2 }).dispatcherFor, 'function')
+  t.match(new root.CircuitBreaker({ threshold: 3, timeout: 30_000 }), { type: 'circuit-breaker', options: { threshold: 3, timeout: 30_000 } })
   t.equal(new root.errors.NO_BACKEND().code, 'FST_ROCKSTAR_NO_BACKEND')
   t.end()
 })
 
 t.test('who requires it finds the same on the function', t => {
   const required = (root as Record<string, unknown>)['module.exports'] as typeof root & typeof rockstarProxy
-  for (const name of [...POLICIES, 'ConnectionPool', 'errors', 'rockstarProxy'] as const) t.equal(required[name], root[name], name)
+  for (const name of [...POLICIES, 'CircuitBreaker', 'ConnectionPool', 'errors', 'rockstarProxy'] as const) t.equal(required[name], root[name], name)
   t.equal(required.default, rockstarProxy)
   t.end()
 })
@@ -45,7 +46,7 @@ t.test('it decorates the app with a manager, in its scope and all below', async 
   await app.register(rockstarProxy, { backends: [URL_1] })
   t.ok(app.hasDecorator('proxy'))
   t.ok(app.hasPlugin('rockstar-proxy'))
-  for (const method of ['addBackend', 'updateBackend', 'removeBackend', 'getBackend', 'listBackends', 'forward', 'forwardHttp', 'explain', 'setLoadBalancer', 'getLoadBalancer', 'setConnectionPool', 'getConnectionPool', 'getMetrics', 'resetMetrics', 'upstream', 'addUpstream', 'removeUpstream', 'listUpstreams'] as const) {
+  for (const method of ['addBackend', 'updateBackend', 'removeBackend', 'getBackend', 'listBackends', 'forward', 'forwardHttp', 'explain', 'setLoadBalancer', 'getLoadBalancer', 'setConnectionPool', 'getConnectionPool', 'setCircuitBreaker', 'getCircuitBreaker', 'healthCheck', 'getHealthStatus', 'isReady', 'on', 'once', 'off', 'getMetrics', 'resetMetrics', 'upstream', 'addUpstream', 'removeUpstream', 'listUpstreams'] as const) {
     t.type(app.proxy[method], 'function', method)
   }
   await app.register(async scope => { t.equal(scope.proxy, app.proxy) })
@@ -148,7 +149,7 @@ t.test('a request by app.inject() is over when it is answered, and keeps no app 
   const clock = new FakeClock()
   const backend = await rawBackend(t, request => ok(request.body))
   const app = appOf(t)
-  await app.register(rockstarProxy, { clock, backends: [backend.url], routes: [{ prefix: '/' }], shutdownTimeout: 0 })
+  await app.register(rockstarProxy, { clock, backends: [backend.url], routes: [{ prefix: '/' }], shutdownTimeout: 0, health: false, outlier: false })
   for (const payload of ['', 'body', 'x'.repeat(100_000)]) {
     const response = await app.inject({ method: 'POST', url: '/', headers: { 'content-type': 'text/x' }, payload })
     t.equal(response.body.length, payload.length)
@@ -157,14 +158,17 @@ t.test('a request by app.inject() is over when it is answered, and keeps no app 
   }
 })
 
-t.test('an app that was only made ready has no timer running, and closes', async t => {
-  const clock = new FakeClock()
-  const app = appOf(t)
-  await app.register(rockstarProxy, { clock, backends: [URL_1], routes: [{}] })
-  await app.ready()
-  t.equal(clock.timers, 0)
-  await app.close()
-  t.equal(clock.timers, 0)
+t.test('an app that was only made ready has no timer running but those of what follows time, and closes', async t => {
+  for (const [options, timers] of [[{ health: false, outlier: false }, 0], [{ outlier: false }, 1], [{ health: false }, 1], [{}, 2]] as const) {
+    const clock = new FakeClock()
+    const app = appOf(t)
+    await app.register(rockstarProxy, { clock, backends: [URL_1], routes: [{}], ...options })
+    t.equal(clock.timers, 0)
+    await app.ready()
+    t.equal(clock.timers, timers, JSON.stringify(options))
+    await app.close()
+    t.equal(clock.timers, 0)
+  }
 })
 
 t.test('closing the app closes the connections of all upstreams', async t => {

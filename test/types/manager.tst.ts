@@ -234,7 +234,7 @@ test('explain() tells which backend a request would go to, and why', () => {
   expect<ExplainedBackend['reasons']>().type.toBe<Unavailable[]>()
   expect<ExplainedBackend['considered']>().type.toBe<boolean>()
   expect<Because>().type.toBe<'balancer' | 'affinity' | 'priority' | 'zone' | 'fallback' | 'panic'>()
-  expect<Unavailable>().type.toBe<'inactive' | 'draining' | 'weight 0' | 'unhealthy' | 'ejected' | 'no match' | 'tried'>()
+  expect<Unavailable>().type.toBe<'inactive' | 'draining' | 'weight 0' | 'unhealthy' | 'ejected' | 'circuit open' | 'no match' | 'tried'>()
 })
 
 test('metrics are numbers by name', () => {

@@ -1,6 +1,5 @@
 import fc from 'fast-check'
 import t from 'tap'
-import type { Backend } from '../../../lib/backend.ts'
 import { createBalancer, RoundRobin } from '../../../lib/balancer/index.ts'
 import { Candidates, type CandidatePolicy } from '../../../lib/selection/candidates.ts'
 import { BALANCER_TYPES, type Backend as PublicBackend, type LoadBalancer } from '../../../types/index.ts'
@@ -23,7 +22,7 @@ t.test('one group is all the balancer\'s', t => {
   candidates.rebuild(backendsOf({ a: {}, b: {}, c: {} }))
   t.equal(choices(candidates, 6), 'abcabc')
   t.equal(candidates.groups.length, 1)
-  t.equal(idsOf(candidates.members), 'a b c')
+  t.equal(idsOf(candidates.members.keys()), 'a b c')
   t.end()
 })
 
@@ -47,7 +46,7 @@ t.test('a choice says who was asked and why it is from there', t => {
   t.equal(first.balancer, main)
   t.equal(second.because, 'priority')
   t.not(second.balancer, main, 'each group has a balancer of its own')
-  t.equal(second.balancer, candidates.balancerOf(second.balancer === null ? null as never : candidates.groups[1].available[0] as Backend))
+  t.equal(second.balancer, candidates.members.get(second.balancer === null ? null as never : candidates.groups[1].available[0]))
   t.end()
 })
 

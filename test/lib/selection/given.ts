@@ -33,7 +33,7 @@ export function idsOf (backends: Iterable<PublicBackend>): string {
 
 /** A choice to be made. */
 export function selectionOf (asked: Asked = {}): Selection {
-  return { ...contextOf(asked), balancer: null, because: 'balancer' }
+  return { ...contextOf(asked), balancer: null, because: 'balancer', candidates: null, kept: undefined }
 }
 
 /** A balancer without `fork()` that writes down what it is told. */

@@ -41,9 +41,9 @@ function choose (selector: Selector, asked?: Asked, options: SubsetOptions = {})
   return chosen === undefined ? 'none' : `${chosen.id} ${selection.because}`
 }
 
-/** A request of a client that has been served by a backend. */
-function returning (selector: Selector, backend: Backend, headers = {}): Asked {
-  return { headers: { cookie: selector.affinity?.cookieFor(backend, selectionOf()).split(';')[0] as string, ...headers } }
+/** A request of a client that has been served by a backend, when it asked for a subset or for none. */
+function returning (selector: Selector, backend: Backend, headers = {}, subset: SubsetOptions = {}): Asked {
+  return { headers: { cookie: selector.affinity?.cookieFor(backend, selectionOf(), selector.subsetOf(subset, false)).split(';')[0] as string, ...headers } }
 }
 
 t.test('what asks for nothing has no subset', t => {
@@ -181,11 +181,13 @@ for (const onUnavailable of ['rebalance', 'fail'] as const) {
 for (const onUnavailable of ['rebalance', 'fail'] as const) {
   t.test(`a client whose backend is not what is asked for goes to one that is: that is nobody's fault (${onUnavailable})`, t => {
     const { selector, backends } = make({ a: V1, b: V2 }, { affinity: { onUnavailable } })
-    t.equal(choose(selector, returning(selector, backends.a), { match: { version: 'v1' } }), 'a affinity')
-    t.equal(choose(selector, returning(selector, backends.a), { match: { version: 'v2' } }), 'b balancer')
+    const [v1, v2] = [{ match: { version: 'v1' } }, { match: { version: 'v2' } }]
+    t.equal(choose(selector, returning(selector, backends.a, {}, v1), v1), 'a affinity')
+    t.equal(choose(selector, returning(selector, backends.a, {}, v2), v2), 'b balancer', 'it was of it once')
+    t.equal(choose(selector, returning(selector, backends.a, {}, v1), v2), 'b balancer', 'the cookie of another subset is none')
     const split = [{ match: { version: 'v1' }, weight: 1 }, { match: { version: 'v2' }, when: { header: 'x-canary' } }]
-    t.equal(choose(selector, returning(selector, backends.a, { 'x-canary': '1' }), { split }), 'b balancer')
-    t.equal(choose(selector, returning(selector, backends.b), { split }), 'a balancer', 'and back')
+    t.equal(choose(selector, returning(selector, backends.a, { 'x-canary': '1' }, { split }), { split }), 'b balancer')
+    t.equal(choose(selector, returning(selector, backends.b, {}, { split }), { split }), 'a balancer', 'and back')
     t.end()
   })
 }
@@ -194,8 +196,8 @@ t.test('a cookie goes before chance where a split is by weight, as long as its p
   const { selector, backends } = make({ a: V1, b: V2 }, { affinity: {}, random: turns(0) })
   const split = (weight: number) => [{ match: { version: 'v1' }, weight: 100 }, { match: { version: 'v2' }, weight }]
   t.equal(choose(selector, {}, { split: split(5) }), 'a balancer')
-  t.equal(choose(selector, returning(selector, backends.b), { split: split(5) }), 'b affinity')
-  t.equal(choose(selector, returning(selector, backends.b), { split: split(0) }), 'a balancer')
+  t.equal(choose(selector, returning(selector, backends.b, {}, { split: split(5) }), { split: split(5) }), 'b affinity')
+  t.equal(choose(selector, returning(selector, backends.b, {}, { split: split(5) }), { split: split(0) }), 'a balancer', 'also when the weights have changed')
   t.end()
 })
 

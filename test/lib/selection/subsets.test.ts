@@ -14,9 +14,9 @@ function make (): Subsets {
 t.test('the backends that match are ready when they are asked for', t => {
   const subsets = make()
   subsets.rebuild(backendsOf({ a: V1, b: V2, c: V2, d: {} }))
-  t.equal(idsOf(subsets.candidatesFor([{ version: 'v2' }], false).members), 'b c')
-  t.equal(idsOf(subsets.candidatesFor([{ version: 'v3' }], false).members), '')
-  t.equal(idsOf(subsets.candidatesFor([{}], false).members), 'a b c d')
+  t.equal(idsOf(subsets.candidatesFor([{ version: 'v2' }], false).members.keys()), 'b c')
+  t.equal(idsOf(subsets.candidatesFor([{ version: 'v3' }], false).members.keys()), '')
+  t.equal(idsOf(subsets.candidatesFor([{}], false).members.keys()), 'a b c d')
   t.end()
 })
 
@@ -43,7 +43,32 @@ t.test('they are prepared once, and anew when something changes', t => {
   backends[1].draining = true
   subsets.rebuild(backends)
   t.ok(reads > before)
-  t.equal(idsOf(candidates.members), 'c', 'who holds them sees the change')
+  t.equal(idsOf(candidates.members.keys()), 'c', 'who holds them sees the change')
+  t.end()
+})
+
+t.test('those of calls are made anew when they are asked for again, and not before', t => {
+  let rebuilds = 0
+  class Counting extends RoundRobin {
+    override rebuild (...given: Parameters<RoundRobin['rebuild']>): void {
+      rebuilds++
+      super.rebuild(...given)
+    }
+  }
+  const subsets = new Subsets({ zone: undefined, panicThreshold: 0.5, random: seeded(1), balancer: new Counting() })
+  const backends = backendsOf({ a: V1, b: V2, c: V2 })
+  subsets.rebuild(backends)
+  for (let n = 0; n < 100; n++) subsets.candidatesFor([{ version: ['v2', n] }], false)
+  subsets.candidatesFor([{ version: 'v1' }], true)
+  t.equal(rebuilds, 101)
+  backends[1].draining = true
+  for (let i = 0; i < 10; i++) subsets.rebuild(backends)
+  t.equal(rebuilds, 111, 'those of routes are made each time')
+  for (let i = 0; i < 10; i++) t.equal(idsOf(subsets.candidatesFor([{ version: ['v2', 7] }], false).members.keys()), 'c')
+  t.equal(rebuilds, 112)
+  t.equal(idsOf(subsets.candidatesFor([{ version: ['v2', 8] }], true).members.keys()), 'c', 'a route that comes to use one sees it as well')
+  subsets.rebuild(backendsOf({ a: V1, d: V2 }))
+  t.equal(idsOf(subsets.candidatesFor([{ version: ['v2', 8] }], false).members.keys()), 'd')
   t.end()
 })
 
@@ -79,7 +104,7 @@ t.test('those of routes are never pushed out, and are shared with calls', t => {
   t.ok(others.every((candidates, n) => subsets.candidatesFor([{ n }], false) === candidates))
   backends[0].isActive = false
   subsets.rebuild(backends)
-  t.equal(idsOf(lasting.members), '')
+  t.equal(idsOf(lasting.members.keys()), '')
   t.end()
 })
 

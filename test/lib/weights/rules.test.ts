@@ -219,6 +219,15 @@ t.test('load report: numbers beyond all measure harm nobody', async () => {
   }), { numRuns: 2_000 })
 })
 
+t.test('latency: who is forgotten begins anew, the others go on', async t => {
+  const court = new Court(2, { from: 'latency' }).answer([50, 100])
+  t.not(court.after()[0], 1)
+  court.observed(0).forget()
+  t.strictSame(court.after(), [1, 1], 'there is nothing to compare')
+  const [a, b] = court.answer([100, undefined]).after()
+  t.ok(near(a, 1) && near(b, 1), `${a} ${b}`)
+})
+
 // By function
 
 t.test('function: it gets the backend and what was seen, and its word holds', async t => {

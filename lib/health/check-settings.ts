@@ -1,0 +1,65 @@
+import type { HealthCheckOverrides, HealthChecker, HealthOptions } from '../../types/index.ts'
+import type { Backend } from '../backend.ts'
+import { proxyError } from '../errors.ts'
+import type { Check } from './check.ts'
+import { failed, passed } from './check.ts'
+import { httpCheck } from './http-check.ts'
+import { tcpCheck } from './tcp-check.ts'
+
+/** How one backend is checked: its upstream's ways, and its own. */
+export interface CheckSettings {
+  readonly interval: number
+  readonly unhealthyInterval: number
+  readonly timeout: number
+  readonly jitter: number
+  readonly rise: number
+  readonly fall: number
+  readonly initial: 'healthy' | 'unhealthy' | 'check-first'
+  /** Whether a check asks for more than an open port. */
+  readonly proves: boolean
+  /** Begins a check. */
+  readonly begin: () => Check
+}
+
+export function checkSettingsOf (options: HealthOptions, backend: Backend, overrides: HealthCheckOverrides = backend.healthCheck ?? {}): CheckSettings {
+  const joined = { ...options, ...definedOf(overrides) } as Required<HealthOptions>
+  const { interval, unhealthyInterval = interval, timeout, jitter, rise, fall, initial } = joined
+  return { interval, unhealthyInterval, timeout, jitter, rise, fall, initial, proves: joined.path !== undefined || joined.checker !== undefined, begin: beginnerOf(joined, backend) }
+}
+
+function beginnerOf (options: HealthOptions, backend: Backend): () => Check {
+  const { checker, path, port, host } = options
+  if (checker !== undefined) return () => ownCheck(checker, backend)
+  const ignored = Object.entries({ host, expectedBody: options.expectedBody, headers: Object.keys(options.headers ?? {})[0] }).find(([, value]) => path === undefined && value !== undefined)
+  if (ignored !== undefined) throw proxyError('INVALID_OPTIONS', undefined, `health.${ignored[0]} of backend '${backend.id}' wants a health.path: without one a check is no more than a TCP connection`)
+  const url = backend.url
+  if (port !== undefined) url.port = String(port)
+  if (path === undefined) {
+    const name = url.hostname.replace(/^\[|\]$/g, '')
+    const number = url.port === '' ? (url.protocol === 'https:' ? 443 : 80) : Number(url.port)
+    return () => tcpCheck(name, number)
+  }
+  const headers = { ...options.headers, ...(host === undefined ? {} : { host }) }
+  const { servername, basePath } = backend
+  const { method = 'GET', expectedStatus = [], expectedBody } = options
+  return () => httpCheck({ origin: url.origin, servername, path: basePath + path, method, headers, expectedStatus, expectedBody })
+}
+
+function ownCheck (checker: HealthChecker, backend: Backend): Check {
+  const controller = new AbortController()
+  const result = (async () => {
+    // Not from inside whoever begins it: it may take backends out.
+    await null
+    if (controller.signal.aborted) return failed('the check was given up')
+    try {
+      return await checker(backend, { signal: controller.signal }) === false ? failed('the checker said no') : passed()
+    } catch (error) {
+      return failed(error)
+    }
+  })()
+  return { result, cancel: () => controller.abort() }
+}
+
+function definedOf (overrides: HealthCheckOverrides): HealthCheckOverrides {
+  return Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
+}

@@ -1,0 +1,6 @@
+export { ActiveHealth, type ActiveHealthListener } from './active-health.ts'
+export type { CheckResult } from './check.ts'
+export type { HealthState } from './health-state.ts'
+export { OutlierDetector, type OutlierListener } from './outlier-detector.ts'
+export type { OutlierRecord } from './outlier-record.ts'
+export { healthOf } from './status.ts'
