@@ -1,6 +1,7 @@
 import { isIP } from 'node:net'
 import { BackendInputSchema, BackendChangesSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
+import type { Concurrency } from './admission/index.ts'
 import { alwaysClosed } from './breaker/none.ts'
 import { proxyError } from './errors.ts'
 import type { HealthState, OutlierRecord } from './health/index.ts'
@@ -40,6 +41,8 @@ export class Backend implements contracts.Backend {
   ejected = false
   outlier: OutlierRecord | null = null
   circuit: contracts.Circuit = alwaysClosed
+  /** How many attempts it may have; `null` without limits. */
+  concurrency: Concurrency | null = null
   /** Since when it has been available, or not. */
   healthSince: Date
   /** What is otherwise than its upstream says of checks. */
@@ -91,6 +94,10 @@ export class Backend implements contracts.Backend {
 
   get inFlight (): number {
     return this.counters.inFlight
+  }
+
+  get limit (): number {
+    return this.concurrency?.limit ?? Infinity
   }
 
   /** Whether it would take requests if it were well. */
@@ -154,7 +161,7 @@ export class Backend implements contracts.Backend {
   }
 
   /** Counts the end of one attempt. */
-  settle (result: 'successful' | 'failed' | 'aborted', time: number): void {
+  settle (result: contracts.AttemptResult, time: number): void {
     this.counters.end(result, time)
     if (this.onIdle !== null && this.counters.inFlight === 0) this.onIdle()
   }
@@ -182,7 +189,8 @@ export class Backend implements contracts.Backend {
       metadata: { ...this.metadata },
       createdAt: this.createdAt.toISOString(),
       updatedAt: this.updatedAt.toISOString(),
-      inFlight: this.inFlight
+      inFlight: this.inFlight,
+      ...(this.limit === Infinity ? {} : { limit: this.limit })
     }
   }
 }

@@ -193,7 +193,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   constructor (given: contracts.RockstarProxyOptions) {
     const options = resolveOptions<contracts.RockstarProxyOptions>(RockstarProxyOptionsSchema, given, 'options')
     const clock = options.clock ?? systemClock
-    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random: options.random ?? fastRandom, events: new Events() }
+    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random: options.random ?? fastRandom, events: new Events(), find: name => this.#upstreams.get(name)?.state }
     super(new Upstream('default', options, shared, 'options'))
     this.options = options
     this.#shared = shared

@@ -1,16 +1,19 @@
 import type { TSchema } from '@sinclair/typebox'
-import { HealthOptionsSchema, OutlierOptionsSchema, RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
-import type { AffinityOptions, BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, CircuitState, Clock, ConnectionPool, HealthOptions, LoadBalancer, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
+import { HealthOptionsSchema, MirrorOptionsSchema, OutlierOptionsSchema, RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
+import type { AffinityOptions, BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, CircuitState, Clock, ConnectionPool, HealthOptions, LoadBalancer, MirrorOptions, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
+import { Admission } from './admission/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
 import { createBreaker } from './breaker/index.ts'
 import type { Deadlines } from './deadlines.ts'
 import { proxyError } from './errors.ts'
 import { Events } from './events.ts'
+import { fallbackOf, type Fallback } from './fallback.ts'
 import { ActiveHealth, healthOf, OutlierDetector, type ActiveHealthListener, type CheckResult, type OutlierListener } from './health/index.ts'
-import { Counters } from './metrics/index.ts'
+import { Counters, Tallies } from './metrics/index.ts'
 import { resolveOptions } from './options.ts'
 import { createPool } from './pool/index.ts'
+import { hedgePolicyOf, Hedging, RetryBudget, retryPolicyOf, type HedgePolicy, type RetryPolicy } from './retry/index.ts'
 import { Selector, type Selection, type Subset } from './selection/index.ts'
 import { Weigher, type WeigherListener } from './weights/index.ts'
 
@@ -33,6 +36,8 @@ export interface Shared {
   readonly random: () => number
   /** Hears of what becomes of all backends. */
   readonly events: Events
+  /** The upstream of a name, if there is one. */
+  find (name: string): Upstream | undefined
 }
 
 /** One group of backends with its policies, and those that can be chosen, made ready anew when something changes. */
@@ -58,7 +63,19 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   readonly readyTimeout: number
   pool: ConnectionPool
   readonly counters = new Counters()
-  retries = 0
+  readonly tallies = new Tallies()
+  readonly retry: RetryPolicy | null
+  readonly budget: RetryBudget
+  readonly hedge: HedgePolicy | null
+  /** `null` until somebody hedges. */
+  hedging: Hedging | null = null
+  /** `null` where everything is let in. */
+  readonly admission: Admission | null
+  readonly fallback: Fallback | null
+  readonly mirror: Required<MirrorOptions> | null
+  /** In lower case; `null` where backends are not told how much time is left. */
+  readonly deadlineHeader: string | null
+  readonly random: () => number
   closed = false
   readonly #shared: Shared
   readonly #env: BalancerEnv
@@ -81,7 +98,16 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.clock = clock
     this.deadlines = deadlines
     this.timeouts = Object.freeze(resolveOptions<Timeouts>(TimeoutOptionsSchema, options.timeout ?? {}, `${path}.timeout`))
-    for (const timeout of Object.values(this.timeouts)) deadlines.allowFor(timeout)
+    this.random = random
+    this.retry = retryPolicyOf(options.retry, `${path}.retry`)
+    this.budget = new RetryBudget(this.retry?.budget ?? { percent: 0, minPerSecond: 0 })
+    this.hedge = hedgePolicyOf(options.hedge)
+    if (this.hedge !== null) this.beginHedging()
+    this.admission = options.limits === undefined || options.limits === false ? null : new Admission(options.limits, `${path}.limits`)
+    this.fallback = fallbackOf(options.fallback) ?? null
+    this.mirror = mirrorOf(options.mirror, `${path}.mirror`)
+    this.deadlineHeader = options.deadlineHeader === undefined || options.deadlineHeader === false ? null : options.deadlineHeader.toLowerCase()
+    for (const timeout of [...Object.values(this.timeouts), this.retry?.perTryTimeout ?? 0, this.admission?.queueTimeout ?? 0]) deadlines.allowFor(timeout)
     this.preserveHost = options.preserveHost ?? false
     const forwarded = options.forwarded ?? true
     this.forwarded = Object.freeze(typeof forwarded === 'boolean'
@@ -121,6 +147,21 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   /** Whether too few backends are available. */
   get panic (): boolean {
     return this.selector.whole.panic
+  }
+
+  /** How many backends are listed. */
+  get size (): number {
+    return this.#backends.size
+  }
+
+  /** The upstream of a name, if there is one. */
+  find (name: string): Upstream | undefined {
+    return this.#shared.find(name)
+  }
+
+  /** Begins to count what hedging depends on. */
+  beginHedging (): void {
+    this.hedging ??= new Hedging(this.clock)
   }
 
   add (input: BackendInput): Backend {
@@ -205,12 +246,28 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     const listed = this.list()
     const attempts = listed.reduce((sum, { counters }) => sum + counters.total, 0)
     for (const backend of listed) backends[backend.id] = distributionOf(backend, attempts)
-    return { ...this.counters.snapshot(), totalRetries: this.retries, panic: this.panic, backends }
+    const { retries, retriesDenied, hedges, hedgesWon, queued, shed, timeouts, fallbacks, mirrored, mirrorsSkipped } = this.tallies
+    return {
+      ...this.counters.snapshot(),
+      totalRetries: retries,
+      retriesDenied,
+      hedgedRequests: hedges,
+      hedgesWon,
+      queuedRequests: queued,
+      queueLength: this.admission?.queueLength ?? 0,
+      shedRequests: shed,
+      timeouts: { ...timeouts },
+      fallbacksServed: fallbacks,
+      mirroredRequests: mirrored,
+      mirrorsSkipped,
+      panic: this.panic,
+      backends
+    }
   }
 
   resetMetrics (): void {
     this.counters.reset()
-    this.retries = 0
+    this.tallies.reset()
     for (const backend of this.#backends.values()) backend.reset()
   }
 
@@ -315,6 +372,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     backend.circuit = this.#circuitFor(backend, this.breaker)
     this.#backends.set(backend.id, backend)
     backend.owner = this
+    if (this.admission?.limitsBackends === true) backend.concurrency = this.admission.concurrency(this.clock.now())
     this.outlier?.add(backend)
     this.health.add(backend)
     if (this.#checksHealth) backend.healthy = backend.health?.healthy ?? true
@@ -350,6 +408,8 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.available = this.#availableNow()
     this.#select()
     this.#watchPanic()
+    // Who waits may find one that has come, or come back.
+    this.admission?.onRoom()
   }
 
   /** Makes choices ready. A balancer that throws must not leave a change half done. */
@@ -388,6 +448,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     await this.#finished(backend, timeout)
     for (const entry of this.deadlines.entries()) if (entry.isOn(backend)) entry.giveUp()
     this.#backends.delete(backend.id)
+    backend.concurrency?.forget()
     this.health.remove(backend)
     this.outlier?.remove(backend)
     this.breaker.removeCircuit?.(backend)
@@ -411,6 +472,11 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
       if (!keepsClients) backend.onIdle = end
     })
   }
+}
+
+/** Copies as an option wants them, with nothing left out; `null` for none. Throws `INVALID_OPTIONS`. */
+export function mirrorOf (option: MirrorOptions | false | undefined, path = 'mirror'): Required<MirrorOptions> | null {
+  return option === undefined || option === false ? null : resolveOptions<Required<MirrorOptions>>(MirrorOptionsSchema, option, path)
 }
 
 /** The options of a feature that `true` and nothing switch on as well. */

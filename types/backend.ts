@@ -113,6 +113,8 @@ export interface Backend {
   readonly updatedAt: Date
   /** Attempts under way. */
   readonly inFlight: number
+  /** How many of them there may be at once, by `limits`; with `adaptive` those waiting for an answer. `Infinity` without a limit. */
+  readonly limit: number
   /** Plain data of the above, for JSON. */
   toJSON (): BackendSnapshot
 }
@@ -136,6 +138,8 @@ export interface BackendSnapshot {
   createdAt: string
   updatedAt: string
   inFlight: number
+  /** How many there may be at once, by `limits`; left out where there is no limit. */
+  limit?: number
 }
 
 /** How `removeBackend()` and `removeUpstream()` let go. */

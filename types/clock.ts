@@ -1,5 +1,7 @@
 /** A timer that a {@link Clock} started. */
 export interface Timer {
+  /** Lets it hold the process up. */
+  ref? (): unknown
   unref? (): unknown
 }
 

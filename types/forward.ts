@@ -2,8 +2,13 @@ import { Type, type Static } from '@sinclair/typebox'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { Readable } from 'node:stream'
 import type { Backend } from './backend.ts'
-import { subsetOptions, type Match, type SplitPart, type SubsetFallback } from './subset.ts'
+import { FallbackOverrideSchema } from './fallback.ts'
 import type { HashKey } from './hash-key.ts'
+import { HedgeOptionsSchema } from './hedge.ts'
+import { MirrorOptionsSchema } from './mirror.ts'
+import type { AttemptReport } from './outcome.ts'
+import { RetryOverridesSchema, type RetryOverrides } from './retry.ts'
+import { subsetOptions, type Match, type SplitPart, type SubsetFallback } from './subset.ts'
 
 const milliseconds = (value: number, description: string) => Type.Number({
   minimum: 0,
@@ -15,7 +20,7 @@ const timeouts = {
   connect: milliseconds(10_000, 'Milliseconds an attempt waits for a connection to its backend: a free one, or a new one.'),
   headers: milliseconds(30_000, 'Milliseconds an attempt waits for the response\'s head once the request is sent.'),
   idle: milliseconds(60_000, 'Milliseconds without a byte, up or down, after which a body is given up.'),
-  request: milliseconds(30_000, 'Milliseconds until the response begins, all attempts included, counted from the arrival of the request\'s last byte.')
+  request: milliseconds(30_000, 'Milliseconds until the response begins, all attempts, queues and waits included. The time in which the client sends a body does not count.')
 }
 
 /** How long each step of an exchange may take. */
@@ -61,6 +66,19 @@ export const perRequest = {
     signature: 'string | (request) => string | Promise<string>'
   }))),
   ...subsetOptions,
+  fallback: Type.Optional(FallbackOverrideSchema),
+  retry: Type.Optional(Type.Union([Type.Boolean(), RetryOverridesSchema], {
+    description: 'Retries otherwise than the upstream\'s: options, `true` where the upstream has none, or `false` for none.',
+    expected: 'a boolean or an object of options'
+  })),
+  hedge: Type.Optional(Type.Union([Type.Boolean(), HedgeOptionsSchema], {
+    description: 'Hedging otherwise than the upstream\'s: options, `true` for the defaults, or `false` for none.',
+    expected: 'a boolean or an object of options'
+  })),
+  mirror: Type.Optional(Type.Union([Type.Literal(false), MirrorOptionsSchema], {
+    description: 'Copies to another upstream, otherwise than the upstream\'s; `false` for none.',
+    expected: 'false or an object with an upstream'
+  })),
   timeout: Type.Optional(TimeoutOverridesSchema),
   preserveHost: Type.Optional(Type.Boolean({
     description: 'Send the client\'s `Host` to the backend instead of the backend\'s own. Default: as the upstream says.'
@@ -106,6 +124,8 @@ export interface ForwardHttpOptions {
   splitKey?: HashKey
   /** Where no available backend matches: any of the upstream, or none (503). Default: `'none'`. */
   fallback?: SubsetFallback
+  /** Retries otherwise than the upstream's. */
+  retry?: boolean | RetryOverrides
 }
 
 /** A backend's answer, for handlers that want it themselves. */
@@ -120,6 +140,8 @@ export interface ProxyResponse {
   readonly trailers: HeaderRecord
   /** Who answered. */
   readonly backend: Backend
+  /** All attempts in the order they were made: those that failed, and the one that this answer is of. */
+  readonly attempts: readonly AttemptReport[]
   /** The content as a stream. One that nobody reads is let go of by itself. */
   readonly body: Readable
   /** The content as text, decoded as UTF-8. Rejects when it was cut short. */

@@ -36,10 +36,48 @@ export interface BackendDistribution extends BackendMetrics {
   chosenBecause: Record<Because, number>
 }
 
+/** What took too long, by what was waited for. */
+export interface StageTimeouts {
+  /** Being let in. */
+  queue: number
+  /** A connection. */
+  connect: number
+  /** The backend to take the body. */
+  send: number
+  /** The head of the answer. */
+  wait: number
+  /** The next bytes of the answer. */
+  stream: number
+  /** The client, to send or to take. */
+  client: number
+  /** All of it: `timeout.request`, or what the client had left. */
+  request: number
+}
+
 /** Counts of one upstream. Source: the seed's `ProxyMetrics`. */
 export interface UpstreamMetrics extends BackendMetrics {
-  /** Attempts made again. */
+  /** Attempts made again after a failure. */
   totalRetries: number
+  /** Retries that would have been made had the budget not been used up. */
+  retriesDenied: number
+  /** Second attempts by `hedge`. */
+  hedgedRequests: number
+  /** Those of them whose answer was used. */
+  hedgesWon: number
+  /** Requests that had to wait by `limits`. */
+  queuedRequests: number
+  /** Requests waiting now. */
+  queueLength: number
+  /** Requests refused by `limits`, at once or after waiting. */
+  shedRequests: number
+  /** Requests and attempts that took too long, by what they were waiting for. */
+  timeouts: StageTimeouts
+  /** Failures in whose place a fallback has answered. */
+  fallbacksServed: number
+  /** Copies sent by `mirror`. */
+  mirroredRequests: number
+  /** Copies not sent, as the body was too large or too many were under way. */
+  mirrorsSkipped: number
   /** The same by backend id, of those listed now. */
   backends: Record<string, BackendDistribution>
   /** Whether too few backends are available, so that all active ones are used. */

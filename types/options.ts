@@ -4,10 +4,15 @@ import { BackendInputSchema } from './backend.ts'
 import { BreakerSchema } from './circuit-breaker.ts'
 import type { Clock } from './clock.ts'
 import { PoolSchema } from './connection-pool.ts'
+import { FallbackSchema } from './fallback.ts'
 import { TimeoutOptionsSchema } from './forward.ts'
 import { HealthSchema } from './health.ts'
+import { HedgeSchema } from './hedge.ts'
+import { LimitsSchema } from './limits.ts'
 import { BalancerSchema } from './load-balancer.ts'
+import { MirrorSchema } from './mirror.ts'
 import { OutlierSchema } from './outlier.ts'
+import { RetrySchema } from './retry.ts'
 import { RouteOptionsSchema } from './routes.ts'
 import { SlowStartSchema, WeightsSchema } from './weights.ts'
 
@@ -46,7 +51,17 @@ const perUpstream = {
   breaker: Type.Optional(BreakerSchema),
   health: Type.Optional(HealthSchema),
   outlier: Type.Optional(OutlierSchema),
+  retry: Type.Optional(RetrySchema),
+  hedge: Type.Optional(HedgeSchema),
+  limits: Type.Optional(LimitsSchema),
+  fallback: Type.Optional(FallbackSchema),
+  mirror: Type.Optional(MirrorSchema),
   timeout: Type.Optional(TimeoutOptionsSchema),
+  deadlineHeader: Type.Optional(Type.Union([Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$' }), Type.Literal(false)], {
+    default: false,
+    description: 'Name of a header that tells each backend how many milliseconds are left for its answer. What a client says in it holds, where it is sooner, if Fastify\'s `trustProxy` trusts the peer, and is removed otherwise. `grpc-timeout` is written and read as gRPC has it (`250m`).',
+    expected: 'the name of a header or false'
+  })),
   pool: Type.Optional(PoolSchema),
   preserveHost: Type.Optional(Type.Boolean({
     default: false,

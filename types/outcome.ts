@@ -1,3 +1,5 @@
+import type { Backend } from './backend.ts'
+
 /** How far an attempt came: the step during which it ended. */
 export type Stage =
   /** Choosing a backend. */
@@ -16,6 +18,9 @@ export type Stage =
 /** Who made an attempt end the way it did; `none` when all went well. */
 export type Culprit = 'none' | 'client' | 'backend' | 'proxy'
 
+/** How an attempt counts: an answer below 500 is a success, what the client or the proxy has given up is no failure. */
+export type AttemptResult = 'successful' | 'failed' | 'aborted'
+
 /** The result of one attempt: stage × culprit. Source: YARP's `ForwarderError`. */
 export interface Outcome {
   /** How far the attempt came. */
@@ -30,4 +35,17 @@ export interface Outcome {
   readonly headTime: number
   /** Milliseconds from dispatch to the end. */
   readonly responseTime: number
+}
+
+/** One attempt of an exchange, as its hooks and the log see it. */
+export interface AttemptReport {
+  readonly backend: Backend
+  /** How it counts; `pending` while it is under way. */
+  readonly result: AttemptResult | 'pending'
+  /** How far it has come, who has ended it, its status and its error. */
+  readonly outcome: Outcome
+  /** Milliseconds it has taken, or has been taking so far. */
+  readonly time: number
+  /** Whether it was made although the one before it had not failed. */
+  readonly hedge: boolean
 }

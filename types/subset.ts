@@ -45,12 +45,7 @@ export const subsetOptions = {
     minItems: 1,
     description: 'Parts that requests are split among, such as `[{ match: { version: \'v1\' }, weight: 95 }, { match: { version: \'v2\' }, weight: 5 }]`: by the first `when` that fits, else by weight. Within `match` where there is one too.'
   })),
-  splitKey: Type.Optional(HashKeySchema('What a split by weight goes by: requests with the same key are for the same part, and moving a weight moves no more of them than it must. Left out, chance decides for each request.')),
-  fallback: Type.Optional(Type.Union([Type.Literal('any'), Type.Literal('none')], {
-    default: 'none',
-    description: 'What happens where no available backend matches: any of the upstream is taken, or none (503).',
-    expected: '\'any\' or \'none\''
-  }))
+  splitKey: Type.Optional(HashKeySchema('What a split by weight goes by: requests with the same key are for the same part, and moving a weight moves no more of them than it must. Left out, chance decides for each request.'))
 }
 
 /** What the metadata of a backend must say: all of it; of an array, any. */

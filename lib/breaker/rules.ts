@@ -1,6 +1,6 @@
 import type { RuleOptions, TripRule } from '../../types/index.ts'
 import { proxyError } from '../errors.ts'
-import { Window } from './window.ts'
+import { Window } from '../window.ts'
 
 /** Trips after so many failures in a row. */
 class Consecutive implements TripRule {

@@ -1,11 +1,12 @@
 import type { Readable } from 'node:stream'
-import type { Circuit, Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
+import type { AttemptReport, AttemptResult, Circuit, Culprit, LoadBalancer, Outcome, Stage, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
 import { reasonPhrase, type BackendConnections, type Connection, type PooledHandler } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { latin1 } from './latin1.ts'
 import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
+import { rawContentLength } from './raw-fields.ts'
 
 /** What is sent to a backend. */
 export interface Outgoing {
@@ -18,6 +19,8 @@ export interface Outgoing {
   /** The TLS name; undici would take it from `Host`. */
   servername: string | null
   fresh: boolean
+  /** Milliseconds that its connection may have been idle. */
+  maxIdle: number
 }
 
 /** Who an attempt reports to. */
@@ -36,6 +39,12 @@ export interface AttemptListener {
   /** A function of the user's own threw when it heard of the result. */
   onSettleFault (error: unknown): void
 }
+
+/** Bytes and milliseconds up to which an answer that nobody wants is read, so that its connection can be used again. */
+const DRAINED_BYTES = 65_536
+const DRAINED_TIME = 1_000
+/** Answers by which a backend says that it has too much to do. */
+const OVERLOADED: ReadonlySet<number> = new Set([429, 503])
 
 const PLAIN = /^[\t\x20-\x7e]*$/
 
@@ -58,6 +67,13 @@ export class Attempt implements PooledHandler, Outcome {
   error: Error | undefined = undefined
   headTime = -1
   responseTime = -1
+  /** By when its present step must be over, and by when its head must have come; on the clock's scale. */
+  deadline = Infinity
+  headBy = Infinity
+  /** Before when its backend has asked not to be asked again. */
+  notBefore = 0
+  /** Whether it was made although the one before it had not failed. */
+  readonly hedge: boolean
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
   readonly #balancer: LoadBalancer | null
@@ -70,12 +86,18 @@ export class Attempt implements PooledHandler, Outcome {
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
   #circuitSettled = false
+  /** How many waited for this backend when it began; 0 once it waits no more. */
+  #waiting: number
+  /** Bytes of an answer that nobody wants which may still come; -1 for one that is wanted. */
+  #drain = -1
+  #drainTimer: Timer | null = null
 
   /**
    * @param permit of the backend's circuit
    * @param balancer the one that chose the backend, and hears how that went
+   * @param hedge whether another attempt is under way beside it
    */
-  constructor (backend: Backend, permit: number, upstream: Upstream, balancer: LoadBalancer | null, listener: AttemptListener) {
+  constructor (backend: Backend, permit: number, upstream: Upstream, balancer: LoadBalancer | null, hedge: boolean, listener: AttemptListener) {
     this.#circuit = backend.circuit
     this.#permit = permit
     this.backend = backend
@@ -84,7 +106,9 @@ export class Attempt implements PooledHandler, Outcome {
     this.#listener = listener
     this.#startedAt = upstream.clock.now()
     this.#heardBefore = backend.heard
+    this.hedge = hedge
     backend.counters.begin()
+    this.#waiting = backend.concurrency === null ? 0 : backend.concurrency.begin()
   }
 
   dispatch (outgoing: Outgoing): void {
@@ -104,9 +128,37 @@ export class Attempt implements PooledHandler, Outcome {
     // Waiting for one of our own connections says nothing of the backend, unless nothing came on any of them meanwhile.
     const waited = code === 'TIMEOUT' && this.stage === 'connect' && this.backend.heard !== this.#heardBefore && this.#dispatcher?.isWaiting?.(this) === true
     this.#fail(proxyError(code, cause), waited ? 'proxy' : culpritOf(code))
-    if (this.#dispatcher?.cancel !== undefined) this.#dispatcher.cancel(this)
-    // A dispatcher of the user's own has no more than this; what is not connected yet is aborted when it is.
-    else this.#abort?.(this.error)
+    this.#close()
+  }
+
+  /** Gives the attempt up, as the other one that was made has had the better answer. */
+  lose (): void {
+    if (this.settled) return
+    // It would have taken longer still; left out, only the quick ones would be known.
+    if (!this.hedge && this.headTime === -1) this.#upstream.hedging?.latencies.record(this.#upstream.clock.now() - this.#startedAt)
+    this.cancel('ABORTED', new Error('another attempt was answered first'))
+  }
+
+  /** Settles an answer that is not wanted, as another attempt is made. What is left of it is read away where that costs less than a new connection. */
+  discard (headers: readonly Buffer[]): void {
+    if (this.settled) return
+    this.#settle()
+    if (rawContentLength(headers) > DRAINED_BYTES) return this.#close()
+    this.#drain = DRAINED_BYTES
+    // One that goes on for ever must not hold the connection.
+    this.#drainTimer = this.#upstream.clock.setTimeout(() => this.#close(), DRAINED_TIME)
+    if (this.connection === null) this.#resume?.()
+  }
+
+  /** What hooks and the log are told of it. */
+  report (): AttemptReport {
+    const { stage, culprit, statusCode, error, headTime, responseTime } = this
+    const time = this.settled ? responseTime : this.#upstream.clock.now() - this.#startedAt
+    return { backend: this.backend, result: this.result, outcome: { stage, culprit, statusCode, error, headTime, responseTime }, time, hedge: this.hedge }
+  }
+
+  get result (): AttemptResult | 'pending' {
+    return this.settled ? resultOf(this) : 'pending'
   }
 
   /** Lets content flow again after it was held back. */
@@ -148,16 +200,19 @@ export class Attempt implements PooledHandler, Outcome {
     if (this.#headBytes !== null && isFaulty(this.#headBytes, headers)) this.connection?.retire()
     this.statusCode = statusCode
     this.stage = 'stream'
-    this.headTime = this.#upstream.clock.now() - this.#startedAt
+    const now = this.#upstream.clock.now()
+    this.headTime = now - this.#startedAt
+    if (!this.hedge) this.#upstream.hedging?.latencies.record(this.headTime)
+    if (this.#waiting > 0) this.#answered(OVERLOADED.has(statusCode) ? 'overloaded' : statusCode < 500 ? 'well' : 'not', now)
     // A try has told what it was for; its content may go on for hours.
     if (this.#circuit.state === 'half-open') this.#settleCircuit()
     this.#resume = resume
     const flowing = this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
-    return flowing || this.connection !== null
+    return flowing || this.connection !== null || this.#drain >= 0
   }
 
   onData (chunk: Buffer): boolean {
-    if (this.settled) return false
+    if (this.settled) return this.#readAway(chunk)
     this.backend.heard++
     const flowing = this.#listener.onAttemptData(this, chunk)
     if (this.connection === null) return flowing
@@ -167,7 +222,7 @@ export class Attempt implements PooledHandler, Outcome {
   }
 
   onComplete (trailers: readonly (Buffer | string)[] | null): void {
-    if (this.settled) return
+    if (this.settled) return this.#stopDraining()
     // undici takes a reset for the end where the end of the connection is the end of the content.
     const reset = this.connection?.socket?.errored
     if (reset !== null && reset !== undefined) return this.onError(reset)
@@ -182,7 +237,7 @@ export class Attempt implements PooledHandler, Outcome {
   }
 
   onError (error: Error): void {
-    if (this.settled) return
+    if (this.settled) return this.#stopDraining()
     const code = errorCodeOf(this.stage, error)
     const again = this.#listener.mayResend(this, code)
     // undici's parser shows what it could not read: content, which is not for a log.
@@ -200,6 +255,31 @@ export class Attempt implements PooledHandler, Outcome {
     return (bytes === null ? '' : reasonPhrase(bytes)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
   }
 
+  #close (): void {
+    this.#stopDraining()
+    if (this.#dispatcher?.cancel !== undefined) this.#dispatcher.cancel(this)
+    // A dispatcher of the user's own has no more than this; what is not connected yet is aborted when it is.
+    else this.#abort?.(this.error)
+  }
+
+  #readAway (chunk: Buffer): boolean {
+    if (this.#drain < 0) return false
+    this.#drain -= chunk.length
+    if (this.#drain < 0) this.#close()
+    return this.#drain >= 0
+  }
+
+  #stopDraining (): void {
+    if (this.#drainTimer !== null) this.#upstream.clock.clearTimeout(this.#drainTimer)
+    this.#drainTimer = null
+    this.#drain = -1
+  }
+
+  #answered (how: 'well' | 'overloaded' | 'not', now: number): void {
+    this.backend.concurrency?.answer(this.headTime, this.#waiting, how, now)
+    this.#waiting = 0
+  }
+
   #fail (error: Error, culprit: Culprit): void {
     this.error = error
     this.culprit = culprit
@@ -209,10 +289,13 @@ export class Attempt implements PooledHandler, Outcome {
   #settle (): void {
     this.settled = true
     this.awaitsHead = false
-    this.responseTime = this.#upstream.clock.now() - this.#startedAt
+    const now = this.#upstream.clock.now()
+    this.responseTime = now - this.#startedAt
     const { backend } = this
+    if (this.#waiting > 0) this.#answered(this.culprit === 'backend' && this.stage === 'wait' && (this.error as { code?: string }).code === 'FST_ROCKSTAR_TIMEOUT' ? 'overloaded' : 'not', now)
     const result = resultOf(this)
     backend.settle(result, this.responseTime)
+    backend.concurrency?.end()
     if (backend.observed !== null && result !== 'aborted') backend.observed.count(result === 'failed', result === 'failed' ? this.responseTime : this.headTime)
     const { outlier } = this.#upstream
     if (outlier !== null && result !== 'aborted') outlier.count(backend, this)

@@ -3,9 +3,10 @@ import { proxyError } from '../errors.ts'
 import type { Backend } from '../backend.ts'
 import type { Upstream } from '../upstream.ts'
 import { CapturedResponse } from './captured.ts'
-import { Exchange, type ExchangeClient, type Intent } from './exchange.ts'
+import { Exchange, type ExchangeClient } from './exchange.ts'
 import { rewritten } from './header-record.ts'
-import { intentOf } from './intent.ts'
+import { intentOf, type Intent } from './intent.ts'
+import { sendCopy } from './mirror.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Settings } from './settings.ts'
 import type { Sink } from './sink.ts'
@@ -13,13 +14,15 @@ import type { Sink } from './sink.ts'
 /** An exchange whose answer goes to the one who asked for it. */
 class CaptureClient implements ExchangeClient {
   exchange: Exchange | null = null
+  readonly #upstream: Upstream
   readonly #settings: Settings
   readonly #intent: Intent
   readonly #resolve: (response: CapturedResponse) => void
   readonly #reject: (error: Error) => void
   readonly #onSocketClose = (): void => this.exchange?.abandon()
 
-  constructor (settings: Settings, intent: Intent, resolve: (response: CapturedResponse) => void, reject: (error: Error) => void) {
+  constructor (upstream: Upstream, settings: Settings, intent: Intent, resolve: (response: CapturedResponse) => void, reject: (error: Error) => void) {
+    this.#upstream = upstream
     this.#settings = settings
     this.#intent = intent
     this.#resolve = resolve
@@ -36,13 +39,25 @@ class CaptureClient implements ExchangeClient {
     return null
   }
 
+  /** Whoever reads the answer himself sees its status. */
+  replaces (): boolean {
+    return false
+  }
+
+  copy (body: Buffer | null | undefined): void {
+    const { mirror } = this.#settings
+    if (mirror === null) return
+    if (body === undefined) this.#upstream.tallies.mirrorsSkipped++
+    else sendCopy(this.#upstream, this.#intent, body, mirror)
+  }
+
   interim (): void {}
 
   answer (head: ResponseHead, backend: Backend): Sink {
     const { rewriteHeaders } = this.#settings
     const { request } = this.#intent
     if (rewriteHeaders !== undefined && request !== undefined) head.headers = rewritten(head.headers, record => rewriteHeaders(record, request), 'rewriteHeaders')
-    const response = new CapturedResponse(head, backend, this.exchange as Exchange)
+    const response = new CapturedResponse(head, backend, this.exchange as Exchange, (this.exchange as Exchange).reports())
     this.#resolve(response)
     return response
   }
@@ -66,7 +81,7 @@ class CaptureClient implements ExchangeClient {
 export function capture (upstream: Upstream, intent: Intent, settings: Settings): Promise<CapturedResponse> {
   return new Promise((resolve, reject) => {
     if (settings.signal?.aborted === true) return reject(proxyError('ABORTED', settings.signal.reason))
-    const client = new CaptureClient(settings, intent, resolve, reject)
+    const client = new CaptureClient(upstream, settings, intent, resolve, reject)
     client.exchange = new Exchange(upstream, intent, client)
     client.exchange.start()
   })

@@ -1,6 +1,6 @@
 import { arrayBuffer, json, text } from 'node:stream/consumers'
 import type { Readable } from 'node:stream'
-import type { HeaderRecord, ProxyResponse } from '../../types/index.ts'
+import type { AttemptReport, HeaderRecord, ProxyResponse } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { Content } from './content.ts'
 import { toRecord } from './header-record.ts'
@@ -10,6 +10,7 @@ import type { Sink, Source } from './sink.ts'
 /** Hands the answer to a handler instead of the client. */
 export class CapturedResponse implements ProxyResponse, Sink {
   readonly backend: Backend
+  readonly attempts: readonly AttemptReport[]
   readonly statusCode: number
   readonly statusMessage: string
   readonly headers: HeaderRecord
@@ -20,8 +21,9 @@ export class CapturedResponse implements ProxyResponse, Sink {
   #consumed = false
   #forgone = false
 
-  constructor (head: ResponseHead, backend: Backend, source: Source) {
+  constructor (head: ResponseHead, backend: Backend, source: Source, attempts: readonly AttemptReport[]) {
     this.backend = backend
+    this.attempts = attempts
     this.statusCode = head.statusCode
     this.statusMessage = head.statusMessage
     this.headers = toRecord(head.headers)

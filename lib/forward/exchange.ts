@@ -1,43 +1,25 @@
-import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
-import type { IncomingMessage } from 'node:http'
+import type { FastifyBaseLogger } from 'fastify'
 import { Readable } from 'node:stream'
-import type { Backend as PublicBackend, Because, LoadBalancer, Timeouts } from '../../types/index.ts'
-import { Backend } from '../backend.ts'
+import type { AttemptReport, AttemptResult, StageTimeouts, Timer } from '../../types/index.ts'
+import type { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import type { Candidates, Kept, Selection, Subset } from '../selection/index.ts'
+import { backoffDelay, parseRetryAfter, type RetryPolicy } from '../retry/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
-import { headerValue } from './header-record.ts'
+import { Choice, type Chosen } from './choice.ts'
+import { writeTimeLeft } from './deadline-header.ts'
+import type { Intent } from './intent.ts'
+import { Linger } from './linger.ts'
 import { takeLoadReports } from './load-reports.ts'
 import { IDEMPOTENT } from './outcome.ts'
-import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHead } from './response-headers.ts'
+import { Place } from './place.ts'
 import type { PrefixMapping } from './prefix-mapping.ts'
+import { rawField } from './raw-fields.ts'
+import { RequestBody, takeWholeBody, type BodyListener } from './request-body.ts'
+import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHead } from './response-headers.ts'
 import type { Sink, Source } from './sink.ts'
-import { takeWholeBody, Upload, type UploadListener } from './upload.ts'
 import { isHttp2 } from './wire.ts'
-
-/** A request as it is to be sent, wherever it came from. */
-export interface Intent {
-  request: FastifyRequest | undefined
-  method: string
-  /** Path and query, without the backend's base path. */
-  path: string
-  headers: string[]
-  acceptsTrailers: boolean
-  /** Bytes of the body; -1 when it is chunked. */
-  contentLength: number
-  /** A body that has still to come, one that is here, or none. */
-  body: Readable | Buffer | null
-  /** Node's own request, where there is one. */
-  raw: IncomingMessage | null
-  /** `OPTIONS *`. */
-  asterisk: boolean
-  timeouts: Readonly<Timeouts>
-  /** Which backends are asked for; `null` when any will do. */
-  subset: Subset | null
-  log: FastifyBaseLogger | undefined
-}
 
 /** What the one who asked for an exchange wants to hear of it. */
 export interface ExchangeClient {
@@ -45,6 +27,10 @@ export interface ExchangeClient {
   answer (head: ResponseHead, backend: Backend): Sink
   /** How a backend's paths map to the client's; `null` when they are the same. */
   mappingFor (backend: Backend): PrefixMapping | null
+  /** Whether something else is to take the place of an answer with such a status. */
+  replaces (statusCode: number): boolean
+  /** The request has been sent, and all of it is known: where copies are wanted, this is one. `undefined`: it was too large to be kept. */
+  copy (body: Buffer | null | undefined): void
   /** Interim responses go straight to the client. */
   interim (statusCode: number, headers: string[]): void
   /** All is over: the answer has gone out, whole or not. */
@@ -53,66 +39,73 @@ export interface ExchangeClient {
   failed (error: Error): void
 }
 
-/** Steps an exchange waits in; each has its own time. */
-type Waiting = 'connection' | 'upload' | 'head' | 'content' | 'client'
-
-/** How an exchange counts. */
-type Result = 'successful' | 'failed' | 'aborted'
 /** What the client or the application has ended, and no backend is to be blamed for. */
 const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED'])
 
+/** Times that a request is sent again because its connection had died idle. */
 const RESENDS = 2
-/** Times that a balancer may choose a backend which has gone meanwhile. */
-const RESELECTS = 3
-/** Backends whose circuits may refuse a request. */
-const REFUSALS = 16
 /** Bodies up to this many bytes are sent in one piece when they have come with the head. */
 const WHOLE_BODY = 65_536
-/** Milliseconds for the rest of a request that has been answered already. */
-const LINGER = 10_000
+/** Milliseconds that a connection may have been idle for what cannot be sent again: it may just be being closed. */
+const UNSAFE_IDLE = 250
+/** The one interim response that says nothing. */
+const CONTINUE = 100
 
 /**
- * One client request from admission to its last byte: chooses a backend, makes attempts, and passes what comes
- * to its sink. It ends exactly once.
+ * One client request from admission to its last byte: waits to be let in, chooses a backend, makes attempts until one has an answer to
+ * be sent on, and passes what comes to its sink. It ends exactly once.
  */
-export class Exchange implements Deadlined, Selection, AttemptListener, UploadListener, Source {
+export class Exchange implements Deadlined, AttemptListener, BodyListener, Source {
   deadline = Infinity
   previous: Deadlined | null = null
   next: Deadlined | null = null
-  readonly request: FastifyRequest | undefined
-  readonly method: string
-  readonly path: string
-  tried: PublicBackend[] | null = null
   readonly #upstream: Upstream
   readonly #intent: Intent
   readonly #client: ExchangeClient
+  readonly #choice: Choice
   readonly #startedAt: number
-  #waiting: Waiting = 'connection'
-  #requestDeadline = Infinity
+  /** By when the response must begin. While the client sends its body only what it has said itself holds. */
+  #answerBy: number
+  #uploadSince = -1
+  #admitted = false
+  /** Where it waits, or has waited, to be let in. */
+  #place: Place | null = null
+  /** The attempt whose answer is awaited or passed on, and the one beside it that may be quicker. */
   #attempt: Attempt | null = null
+  #rival: Attempt | null = null
+  /** All attempts, once there is more than one. */
+  #attempts: Attempt[] | null = null
+  /** Those that count for `retry.attempts`. */
+  #tries = 0
   #resends = 0
-  #reselects = 0
-  #refusals = 0
-  balancer: LoadBalancer | null = null
-  because: Because = 'balancer'
-  candidates: Candidates | null = null
-  kept: Kept | undefined = undefined
-  #body: Buffer | Upload | null = null
-  #uploading = false
+  #waits = 0
+  /** Of the wait before another attempt, or of a hedge. */
+  #timer: Timer | null = null
+  #failure: { code: ErrorCode, error: Error } | null = null
+  #body: Buffer | RequestBody | null = null
+  #handedOver = false
+  #copies: boolean
+  #waiting = true
   #sink: Sink | null = null
+  /** Whether bytes that say something have gone to the client. */
+  #touched = false
   /** Whether the sink has asked to wait: then a stalled stream is the client's fault. */
   #heldByClient = false
   #ended = false
 
   constructor (upstream: Upstream, intent: Intent, client: ExchangeClient) {
+    const { settings: { timeouts, subset, mirror } } = intent
+    const now = upstream.clock.now()
     this.#upstream = upstream
     this.#intent = intent
     this.#client = client
-    this.request = intent.request
-    this.method = intent.method
-    this.path = intent.path
-    this.#startedAt = upstream.clock.now()
+    this.#choice = new Choice(upstream, intent.request, intent.method, intent.path, intent.headers, subset)
+    this.#startedAt = now
+    this.#answerBy = Math.min(until(now, timeouts.request), intent.deadline)
+    this.#copies = mirror !== null && upstream.random() * 100 < mirror.percent
     upstream.counters.begin()
+    upstream.budget.begin(now)
+    upstream.hedging?.begin()
     upstream.deadlines.add(this)
   }
 
@@ -125,139 +118,280 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     return this.#ended
   }
 
-  header (name: string): string | undefined {
-    return headerValue(this.request, this.#intent.headers, name)
+  /** All attempts so far, in the order they were made. */
+  reports (): AttemptReport[] {
+    return this.#all().map(attempt => attempt.report())
   }
 
   start (): void {
     const { body, raw, contentLength } = this.#intent
-    if (body === null || Buffer.isBuffer(body)) {
+    if (body === null || Buffer.isBuffer(body)) this.#body = body
+    else if (body instanceof RequestBody) {
+      // Another exchange has begun with it.
+      body.listener = this
       this.#body = body
-      this.#uploaded()
-      this.#select()
     } else if (body === raw && contentLength > 0 && contentLength <= WHOLE_BODY) {
       // A small body has mostly come in the packet of the head, and is parsed by the next tick.
       process.nextTick(startWithBody, this)
-    } else this.startWithBody()
+      return
+    } else return this.startWithBody()
+    this.#admit()
   }
 
   startWithBody (): void {
     if (this.#ended) return
     const { body, raw, contentLength } = this.#intent
     const whole = raw === null || body !== raw || contentLength > WHOLE_BODY ? null : takeWholeBody(raw, contentLength)
-    if (whole !== null) {
-      this.#body = whole
-      this.#uploaded()
-    } else {
-      this.#uploading = true
-      this.#body = new Upload(body as Readable, this)
-    }
-    this.#select()
+    this.#body = whole ?? new RequestBody(body as Readable, this.#keptBytes(), this)
+    this.#admit()
   }
 
-  // Step: select
+  // Step: admit
 
-  #select (): void {
-    const { selector, closed } = this.#upstream
-    if (closed) return this.#fail('CLOSED')
+  #admit (): void {
+    const { admission } = this.#upstream
+    if (admission === null) return this.#choose()
+    if (!admission.enter()) return this.#queue()
+    this.#admitted = true
+    this.#choose()
+  }
+
+  #queue (): void {
+    const { admission, clock, tallies } = this.#upstream
+    if (admission === null || this.#ended) return
+    if (this.#admitted) {
+      this.#admitted = false
+      admission.leave()
+    }
+    const isNew = this.#place === null
+    const place = this.#place ??= new Place(this, this.#priority(), admission.nextTurn(), admission.queueTimeout > 0 ? clock.now() + admission.queueTimeout : Infinity)
+    if (!admission.wait(place)) return this.onShed()
+    if (isNew) tallies.queued++
+    this.#arm()
+  }
+
+  #priority (): number {
+    const { request, log } = this.#intent
     try {
-      const chosen = selector.select(this, this.#intent.subset)
-      if (chosen instanceof Promise) {
-        this.#wait('connection', this.#intent.timeouts.request)
-        chosen.then(backend => this.#use(backend)).catch(error => this.#fail('NO_BACKEND', error))
-      } else this.#use(chosen as PublicBackend | undefined)
+      const priority = request === undefined ? 0 : Number(this.#upstream.admission?.priorityOf?.(request) ?? 0)
+      return Number.isNaN(priority) ? 0 : priority
     } catch (error) {
-      this.#fail('NO_BACKEND', error)
+      log?.warn({ err: error, upstream: this.#upstream.name }, 'limits.priority threw')
+      return 0
     }
   }
 
-  #use (chosen: PublicBackend | undefined): void {
+  /** There may be room now: false when its backends have none after all. */
+  onTurn (): boolean {
+    this.#admitted = true
+    this.#choice.forget(this.#triedBackends())
+    let chosen: Chosen | Promise<Chosen>
+    try {
+      if (this.#upstream.closed) throw proxyError('CLOSED')
+      chosen = this.#choice.next()
+    } catch (error) {
+      this.#failToChoose(error)
+      return true
+    }
+    if (chosen === 'full') {
+      this.#admitted = false
+      return false
+    }
+    this.#await(chosen)
+    return true
+  }
+
+  /** It is not let in, or has waited in vain. */
+  onShed (): void {
+    const { admission, tallies } = this.#upstream
     if (this.#ended) return
-    if (chosen === undefined) return this.#failForWant()
-    if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) return this.#fail('NO_BACKEND', new TypeError('the load balancer chose something that is no backend of this upstream'))
-    // One that has gone while an async balancer was thinking.
-    if (!this.#mayUse(chosen)) return ++this.#reselects <= RESELECTS ? this.#select() : this.#fail('NO_BACKEND', new Error('the load balancer chose a backend that is not available'))
-    const permit = chosen.circuit.acquire()
-    ;(this.tried ??= []).push(chosen)
-    if (permit !== -1) {
-      chosen.chosen[this.because]++
-      // A try must not go out on a connection that has died with the backend.
-      this.#dispatch(chosen, permit, chosen.circuit.state === 'half-open')
-    } else if (++this.#refusals < REFUSALS) this.#select()
-    else if (this.#refusals === REFUSALS) this.#selectClosed()
-    else this.#failForWant()
+    tallies.shed++
+    this.#fail('OVERLOADED', undefined, admission?.queueTimeout ?? 0)
   }
 
-  /** Many have refused: those that are only tried are passed over together, so that one that is well is still found. */
-  #selectClosed (): void {
-    for (const backend of this.#upstream.list()) if (backend.circuit.state !== 'closed') (this.tried ??= []).push(backend)
-    this.#select()
+  // Step: select and acquire
+
+  #choose (): void {
+    try {
+      if (this.#upstream.closed) return this.#fail('CLOSED')
+      this.#await(this.#choice.next())
+    } catch (error) {
+      this.#failToChoose(error)
+    }
   }
 
-  /** There is no backend; because they have failed, if any of them has. */
-  #failForWant (): void {
-    const { subset } = this.#intent
-    const { selector } = this.#upstream
-    const only = this.kept !== undefined && selector.mustKeep(this.kept.backend, this, subset) ? this.kept.backend : undefined
-    const wait = this.#upstream.circuitWait(this, subset, only)
+  #await (chosen: Chosen | Promise<Chosen>): void {
+    if (!(chosen instanceof Promise)) return this.#onChosen(chosen)
+    this.#arm()
+    chosen.then(chosen => this.#onChosen(chosen)).catch(error => this.#failToChoose(error))
+  }
+
+  #onChosen (chosen: Chosen): void {
+    if (this.#ended) return
+    if (chosen === 'one') return this.#dispatch(false, this.#choice.isTrial)
+    if (chosen === 'full') return this.#queue()
+    // What an attempt has come to says more than that there is no other.
+    if (this.#failure !== null) return this.#fail(this.#failure.code, this.#failure.error)
+    const wait = this.#choice.circuitWait()
     if (wait === undefined) this.#fail('NO_BACKEND')
     else this.#fail('CIRCUIT_OPEN', undefined, wait)
   }
 
-  /** Whether a backend may still be chosen: it is among those that the balancer was given. Who has come back to it by affinity may also while it drains. */
-  #mayUse (backend: Backend): boolean {
-    this.candidates?.refresh?.()
-    return this.because === 'affinity' || this.candidates?.members.has(backend) === true
+  #failToChoose (error: unknown): void {
+    if ((error as { code?: string } | undefined)?.code === 'FST_ROCKSTAR_CLOSED') this.#fail('CLOSED')
+    else this.#fail('NO_BACKEND', error)
   }
 
   // Step: dispatch
 
-  #dispatch (backend: Backend, permit: number, fresh: boolean): void {
-    const { path, method, headers, timeouts } = this.#intent
-    const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers, body: this.#body, servername: backend.servername, fresh }
-    const attempt = this.#attempt = new Attempt(backend, permit, this.#upstream, this.balancer, this)
-    this.#wait('connection', timeouts.connect)
+  /** @param fresh whether it must not go out on a connection that may have died with its backend */
+  #dispatch (hedge: boolean, fresh: boolean): void {
+    const { path, method, headers, settings: { timeouts, retry } } = this.#intent
+    const { clock, deadlineHeader } = this.#upstream
+    const { permit, balancer } = this.#choice
+    const backend = this.#choice.backend as Backend
+    const now = clock.now()
+    const body = this.#body instanceof RequestBody ? this.#body.open() : this.#body
+    const told = deadlineHeader === null || this.#answerBy === Infinity ? headers : [...headers, deadlineHeader, writeTimeLeft(deadlineHeader, this.#answerBy - now)]
+    const maxIdle = this.#isIdempotent() ? Infinity : UNSAFE_IDLE
+    const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers: told, body, servername: backend.servername, fresh, maxIdle }
+    const attempt = new Attempt(backend, permit, this.#upstream, balancer, hedge, this)
+    if (this.#attempt !== null) (this.#attempts ??= [this.#attempt]).push(attempt)
+    if (hedge) this.#rival = attempt
+    else this.#attempt = attempt
+    if (retry !== null && retry.perTryTimeout > 0 && !this.#isIncoming()) attempt.headBy = now + retry.perTryTimeout
+    attempt.deadline = Math.min(until(now, timeouts.connect), attempt.headBy)
+    this.#arm()
+    if (!hedge && this.#tries++ === 0) this.#onFirst(now)
     attempt.dispatch(outgoing)
+  }
+
+  /** What begins with the first attempt: the copy for whom it may concern, and the wait for a second attempt. */
+  #onFirst (now: number): void {
+    const { hedge } = this.#intent.settings
+    if (this.#copies && !this.#isIncoming()) this.#copy()
+    if (hedge === null || this.#upstream.hedging === null || !this.#isIdempotent()) return
+    const delay = hedge.delay(this.#upstream.hedging, now)
+    if (delay !== undefined && this.#timer === null) this.#timer = this.#upstream.clock.setTimeout(() => this.#hedge(), delay)
+  }
+
+  /** The answer takes longer than most do: another backend may be quicker. */
+  #hedge (): void {
+    this.#timer = null
+    const { hedging, tallies, closed } = this.#upstream
+    const { hedge } = this.#intent.settings
+    const first = this.#attempt
+    if (this.#ended || this.#sink !== null || this.#touched || closed || hedging === null || hedge === null || first === null || first.settled) return
+    // A balancer that takes its time would be asked twice at once.
+    if (this.#choice.isAsync || this.#isIncoming() || !this.#isReplayable() || !hedging.allows(hedge.maxExtra)) return
+    let chosen: Chosen | Promise<Chosen>
+    try {
+      chosen = this.#choice.next()
+    } catch {
+      // It is only for speed: what the first attempt comes to is told.
+      return
+    }
+    if (chosen !== 'one') return
+    hedging.spend()
+    tallies.hedges++
+    this.#dispatch(true, this.#choice.isTrial)
   }
 
   onAttemptConnected (attempt: Attempt): void {
     if (this.#intent.acceptsTrailers) attempt.connection?.rewriteNextHead(announceTrailers)
     if (this.#intent.asterisk && attempt.backend.basePath === '') attempt.connection?.rewriteNextHead(asteriskForm)
-    if (this.#uploading) this.#wait('upload', this.#intent.timeouts.idle)
-    else {
-      attempt.stage = 'wait'
-      this.#wait('head', this.#intent.timeouts.headers)
+    if (this.#isIncoming()) {
+      const now = this.#upstream.clock.now()
+      if (this.#uploadSince === -1) this.#uploadSince = now
+      attempt.deadline = until(now, this.#intent.settings.timeouts.idle)
+    } else this.#awaitHead(attempt)
+    this.#arm()
+  }
+
+  #awaitHead (attempt: Attempt): void {
+    attempt.stage = 'wait'
+    attempt.deadline = Math.min(until(this.#upstream.clock.now(), this.#intent.settings.timeouts.headers), attempt.headBy)
+  }
+
+  onBodyProgress (): void {
+    const attempt = this.#attempt
+    if (attempt === null || attempt.settled || attempt.stage === 'connect') return
+    attempt.deadline = until(this.#upstream.clock.now(), this.#intent.settings.timeouts.idle)
+    this.#arm()
+  }
+
+  onBodyEnd (): void {
+    const { timeouts, retry } = this.#intent.settings
+    const now = this.#upstream.clock.now()
+    if (this.#uploadSince !== -1) {
+      // The time that the client took is not the backends'.
+      if (timeouts.request > 0) this.#answerBy = Math.min(this.#answerBy + now - this.#uploadSince, this.#intent.deadline)
+      this.#uploadSince = -1
     }
-  }
-
-  onUploadProgress (): void {
-    if (this.#waiting === 'upload' || this.#waiting === 'content') this.#wait(this.#waiting, this.#intent.timeouts.idle)
-  }
-
-  onUploadEnd (): void {
-    this.#uploaded()
-    if (this.#attempt?.stage === 'send') {
-      this.#attempt.stage = 'wait'
-      this.#wait('head', this.#intent.timeouts.headers)
+    const attempt = this.#attempt
+    if (attempt !== null && !attempt.settled) {
+      if (retry !== null && retry.perTryTimeout > 0) attempt.headBy = now + retry.perTryTimeout
+      if (attempt.stage === 'send') this.#awaitHead(attempt)
+      this.#arm()
     }
+    if (this.#copies) this.#copy()
   }
 
-  onUploadFailed (error: Error): void {
+  onBodyFailed (error: Error): void {
     if (this.#ended) return
     if (this.#intent.raw === null) this.#stop('ABORTED', error)
     else this.abandon()
   }
 
-  #uploaded (): void {
-    const { request } = this.#intent.timeouts
-    this.#uploading = false
-    this.#requestDeadline = request > 0 ? this.#upstream.clock.now() + request : Infinity
+  /** Sends what is to be copied, once. */
+  #copy (): void {
+    const { mirror } = this.#intent.settings
+    const body = this.#body instanceof RequestBody ? this.#body.whole() ?? undefined : this.#body
+    this.#copies = false
+    const fits = body === null || (body !== undefined && mirror !== null && body.length <= mirror.maxBodySize)
+    this.#client.copy(fits ? body : undefined)
+  }
+
+  /** Whether the client is still sending. */
+  #isIncoming (): boolean {
+    return this.#body instanceof RequestBody && !this.#body.ended
+  }
+
+  /** Whether another attempt could send all of the request. */
+  #isReplayable (): boolean {
+    const limit = this.#intent.settings.retry?.maxBodySize ?? WHOLE_BODY
+    if (this.#body === null) return true
+    return this.#body instanceof RequestBody ? this.#body.replayable(limit) : this.#body.length <= limit
+  }
+
+  /** Whether the request may be processed twice. */
+  #isIdempotent (): boolean {
+    const { method, request, settings: { retry } } = this.#intent
+    if (retry === null ? IDEMPOTENT.has(method) : retry.isIdempotent(method)) return true
+    if (retry === null || retry.idempotencyKey === false) return false
+    if (retry.idempotencyKey === true) return this.#choice.header('idempotency-key') !== undefined
+    try {
+      return request !== undefined && retry.idempotencyKey(request) === true
+    } catch (error) {
+      this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'retry.idempotencyKey threw')
+      return false
+    }
+  }
+
+  /** Bytes of the body that are worth keeping. */
+  #keptBytes (): number {
+    const { retry, fallback, mirror } = this.#intent.settings
+    const replayed = retry === null ? WHOLE_BODY : retry.maxBodySize
+    const wanted = (retry !== null && this.#isIdempotent()) || fallback?.upstream !== undefined
+    return Math.max(wanted ? replayed : 0, this.#copies && mirror !== null ? mirror.maxBodySize : 0)
   }
 
   // Step: commit or retry
 
   onAttemptInterim (attempt: Attempt, statusCode: number, headers: Buffer[]): void {
-    if (!this.#ended && statusCode !== 101) this.#client.interim(statusCode, buildInterimHeaders(this.#withoutReports(attempt, headers)))
+    if (this.#ended || statusCode === 101) return
+    if (statusCode !== CONTINUE) this.#touched = true
+    this.#client.interim(statusCode, buildInterimHeaders(this.#withoutReports(attempt, headers)))
   }
 
   /** Fields of a response without what its backend reports of its load, where weights follow that. */
@@ -267,12 +401,14 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   }
 
   onAttemptHead (attempt: Attempt, statusCode: number, rawHeaders: Buffer[], statusMessage: string): boolean {
-    const { method, acceptsTrailers } = this.#intent
+    if (statusCode >= 400 && this.#isPassedOver(attempt, statusCode, rawHeaders)) return false
+    const { method, acceptsTrailers, settings: { timeouts } } = this.#intent
+    this.#win(attempt)
     try {
       const { via } = this.#upstream
       const head = buildResponseHead(method, statusCode, statusMessage, this.#withoutReports(attempt, rawHeaders), via, acceptsTrailers, this.#client.mappingFor(attempt.backend))
       this.#keepClient(head, attempt.backend)
-      this.#wait('content', this.#intent.timeouts.idle)
+      attempt.deadline = this.deadline = until(this.#upstream.clock.now(), timeouts.idle)
       const sink = this.#client.answer(head, attempt.backend)
       if (this.#ended) return false
       this.#sink = sink
@@ -285,13 +421,65 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     return true
   }
 
+  /** Whether an answer does not go to the client, as another may be better, or something else takes its place. */
+  #isPassedOver (attempt: Attempt, statusCode: number, rawHeaders: readonly Buffer[]): boolean {
+    const { retry } = this.#intent.settings
+    if (retry !== null && retry.statuses.has(statusCode)) {
+      if (retry.retryAfter) attempt.notBefore = this.#notBefore(rawHeaders)
+      if (this.#otherThan(attempt) !== null) {
+        attempt.discard(rawHeaders)
+        this.#log(attempt)
+        return this.#goOnWithout(attempt)
+      }
+      if (this.#tryAgain(attempt, null, rawHeaders)) return true
+    }
+    if (this.#touched || !this.#client.replaces(statusCode)) return false
+    attempt.discard(rawHeaders)
+    this.#log(attempt)
+    this.#fail('BAD_STATUS', undefined, undefined, statusCode)
+    return true
+  }
+
+  #notBefore (rawHeaders: readonly Buffer[]): number {
+    const { clock } = this.#upstream
+    const value = rawField(rawHeaders, 'retry-after')
+    return value === undefined ? 0 : clock.now() + (parseRetryAfter(value, clock.wall()) ?? 0)
+  }
+
+  /** This one's answer is sent on; one beside it is given up. */
+  #win (attempt: Attempt): void {
+    this.#stopTimer()
+    const other = this.#otherThan(attempt)
+    this.#attempt = attempt
+    this.#rival = null
+    if (attempt.hedge) this.#upstream.tallies.hedgesWon++
+    other?.lose()
+    this.#answered()
+  }
+
+  /** The other attempt under way. */
+  #otherThan (attempt: Attempt): Attempt | null {
+    const other = attempt === this.#attempt ? this.#rival : this.#attempt
+    return other === null || other.settled ? null : other
+  }
+
+  /** Leaves all to the other attempt, if there is one. */
+  #goOnWithout (attempt: Attempt): boolean {
+    const other = this.#otherThan(attempt)
+    if (other === null) return false
+    this.#attempt = other
+    this.#rival = null
+    this.#arm()
+    return true
+  }
+
   /** Gives the client a cookie by which it stays with the backend, unless it has that already. */
   #keepClient (head: ResponseHead, backend: Backend): void {
     const { affinity } = this.#upstream.selector
     if (affinity === null) return
-    const { kept } = this
+    const { kept } = this.#choice
     // Who is on his way out takes no new clients.
-    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this, this.#intent.subset))
+    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this.#choice, this.#intent.settings.subset))
   }
 
   /** undici takes a 304 that tells the length of what it does not send for one cut short: its word on that is not waited for. */
@@ -304,38 +492,120 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   #refuse (attempt: Attempt, error: Error): void {
     const bad = (error as { code?: string }).code === 'FST_ROCKSTAR_BAD_RESPONSE'
     attempt.cancel(bad ? 'BAD_RESPONSE' : 'ABORTED', error)
-    this.#log(attempt, error)
+    this.#log(attempt)
     this.#finish('failed')
     this.#client.failed(error)
+    this.#letGo()
   }
 
   onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void {
     if (this.#ended) return
     const error = attempt.error as Error
-    this.#log(attempt, error)
+    this.#log(attempt)
     if (this.#sink !== null) return this.#cut(proxyError(code, error))
-    if (again) {
-      const permit = attempt.backend.circuit.acquire()
-      if (permit !== -1) {
-        this.#resends++
-        this.#upstream.retries++
-        return this.#dispatch(attempt.backend, permit, true)
-      }
-    }
-    this.#fail(code, error)
+    if (this.#goOnWithout(attempt)) return
+    if (again && this.#resend(attempt)) return
+    this.#failure = { code, error }
+    if (!this.#tryAgain(attempt, code, null)) this.#fail(code, error)
   }
 
   /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
   mayResend (attempt: Attempt, code: ErrorCode): boolean {
     return !this.#ended && this.#sink === null && code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
-      IDEMPOTENT.has(this.method) && !(this.#body instanceof Upload) && !this.#upstream.closed && this.#mayUse(attempt.backend)
+      this.#isIdempotent() && this.#isReplayable() && !this.#upstream.closed && this.#choice.mayUse(attempt.backend)
+  }
+
+  #resend ({ backend }: Attempt): boolean {
+    const permit = backend.circuit.acquire()
+    if (permit === -1) return false
+    this.#stopTimer()
+    this.#resends++
+    this.#upstream.tallies.retries++
+    this.#choice.backend = backend
+    this.#choice.permit = permit
+    this.#tries--
+    this.#dispatch(false, true)
+    return true
+  }
+
+  /** Makes another attempt, or arranges for one, where that is allowed. @param code the failure; `null` for an answer, whose head is given */
+  #tryAgain (attempt: Attempt, code: ErrorCode | null, rawHeaders: readonly Buffer[] | null): boolean {
+    const { retry } = this.#intent.settings
+    const { budget, clock, closed, tallies } = this.#upstream
+    if (retry === null || closed || this.#touched || this.#tries >= retry.attempts) return false
+    if (code !== null && !retry.covers(code, attempt.stage)) return false
+    // What was never sent was never processed.
+    if (attempt.stage !== 'connect' && !this.#isIdempotent()) return false
+    if (!this.#isReplayable()) return false
+    const now = clock.now()
+    if (now >= this.#limit()) return false
+    if (!budget.allows(now)) {
+      tallies.retriesDenied++
+      return false
+    }
+    let chosen: Chosen | Promise<Chosen>
+    try {
+      chosen = this.#choice.next()
+    } catch (error) {
+      this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer threw on a retry')
+      return false
+    }
+    const delay = chosen === 'none' || chosen === 'full' ? this.#delay(now) : 0
+    if (delay === undefined) return false
+    this.#stopTimer()
+    budget.spend(now)
+    tallies.retries++
+    if (rawHeaders !== null) {
+      attempt.discard(rawHeaders)
+      this.#log(attempt)
+    }
+    if (chosen !== 'none' && chosen !== 'full') this.#await(chosen)
+    else {
+      this.#timer = clock.setTimeout(() => this.#onWaited(), delay)
+      // Nothing else may be there that holds the process up until then.
+      this.#timer.ref?.()
+      this.#arm()
+    }
+    return true
+  }
+
+  /** Milliseconds before backends that were tried may be tried again; `undefined` where that is not worth waiting for. */
+  #delay (now: number): number | undefined {
+    const { available, random } = this.#upstream
+    const tried = this.#triedBackends() as Backend[]
+    if (!tried.some(backend => available.includes(backend))) return undefined
+    const { backoff } = this.#intent.settings.retry as RetryPolicy
+    const asked = Math.min(...this.#all().map(({ notBefore }) => notBefore)) - now
+    const delay = Math.max(backoffDelay(backoff, this.#waits, random), asked)
+    if (now + delay >= this.#limit()) return undefined
+    this.#waits++
+    return delay
+  }
+
+  /** The wait before another attempt is over: any backend will do that has not asked to be left alone for longer. */
+  #onWaited (): void {
+    this.#timer = null
+    if (this.#ended) return
+    const now = this.#upstream.clock.now()
+    const notYet = this.#all().filter(({ notBefore }) => notBefore > now)
+    this.#choice.forget(notYet.length === 0 ? null : notYet.map(({ backend }) => backend))
+    this.#choose()
+  }
+
+  #all (): Attempt[] {
+    return this.#attempts ?? (this.#attempt === null ? [] : [this.#attempt])
+  }
+
+  #triedBackends (): Backend[] | null {
+    const attempts = this.#all()
+    return attempts.length === 0 ? null : attempts.map(({ backend }) => backend)
   }
 
   // Step: stream
 
-  onAttemptData (_attempt: Attempt, chunk: Buffer): boolean {
+  onAttemptData (attempt: Attempt, chunk: Buffer): boolean {
     if (this.#sink === null || this.#ended) return false
-    this.#wait('content', this.#intent.timeouts.idle)
+    attempt.deadline = this.deadline = until(this.#upstream.clock.now(), this.#intent.settings.timeouts.idle)
     const flowing = this.#sink.data(chunk)
     this.#heldByClient = !flowing
     return flowing
@@ -345,21 +615,24 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     if (this.#ended || this.#sink === null) return
     const trailers = raw === null ? null : this.#withoutReports(attempt, raw)
     const sink = this.#sink
-    this.#finish((this.#attempt as Attempt).statusCode < 500 ? 'successful' : 'failed')
+    this.#finish(attempt.statusCode < 500 ? 'successful' : 'failed')
+    this.#letGo()
     sink.end(buildTrailers(trailers))
     this.#client.finished()
   }
 
   resume (): void {
-    if (this.#ended) return
+    const attempt = this.#attempt
+    if (this.#ended || attempt === null) return
     this.#heldByClient = false
-    this.#wait('content', this.#intent.timeouts.idle)
-    this.#attempt?.resume()
+    attempt.deadline = this.deadline = until(this.#upstream.clock.now(), this.#intent.settings.timeouts.idle)
+    attempt.resume()
   }
 
-  #cut (error: Error, result: Result = 'failed'): void {
+  #cut (error: Error, result: AttemptResult = 'failed'): void {
     const sink = this.#sink as Sink
     this.#finish(result)
+    this.#letGo()
     sink.cut(error)
     this.#client.finished()
   }
@@ -370,23 +643,24 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   abandon (): void {
     if (this.#ended) return
     const cause = new Error('the client went away')
-    this.#attempt?.cancel('CLIENT_CLOSED', cause)
-    this.#intent.log?.info({ upstream: this.#upstream.name, backend: this.#attempt?.backend.id, statusCode: 499, stage: this.#attempt?.stage }, 'the client closed the request')
+    const attempt = this.#attempt
+    this.#cancelAll('CLIENT_CLOSED', cause)
+    this.#intent.log?.info({ upstream: this.#upstream.name, backend: attempt?.backend.id, statusCode: 499, stage: attempt?.stage }, 'the client closed the request')
     const error = proxyError('CLIENT_CLOSED', cause)
     // A handler that reads the answer itself is still there.
     if (this.#sink !== null) return this.#cut(error, 'aborted')
     this.#finish('aborted')
     this.#client.failed(error)
+    this.#letGo()
   }
 
   /** The application, or the end of its life, wants no answer any more. */
   giveUp (cause?: unknown): void {
     if (!this.#ended) this.#stop('ABORTED', cause)
-    else if (this.#waiting === 'client') this.#endLinger()
   }
 
   isOn (backend: object): boolean {
-    return this.#attempt !== null && !this.#attempt.settled && this.#attempt.backend === backend
+    return [this.#attempt, this.#rival].some(attempt => attempt !== null && !attempt.settled && attempt.backend === backend)
   }
 
   onSettleFault (error: unknown): void {
@@ -394,72 +668,121 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
   }
 
   onDeadline (): void {
-    if (this.#waiting === 'client') return this.#endLinger()
-    const stalledUpload = this.#waiting === 'upload' && !(this.#body as Upload).heldByBackend
-    if (stalledUpload) this.#stop('REQUEST_TIMEOUT')
-    else if (this.#waiting === 'content' && this.#heldByClient) this.#stop('CLIENT_CLOSED', new Error('the client took nothing for too long'))
-    else this.#stop('TIMEOUT')
+    const now = this.#upstream.clock.now()
+    const place = this.#place
+    if (place !== null && place.list !== null && Math.min(place.until, this.#limit()) <= now) {
+      this.#count('queue')
+      return this.onShed()
+    }
+    if (this.#sink === null && this.#limit() <= now) {
+      this.#count('request')
+      return this.#stop('TIMEOUT')
+    }
+    for (const attempt of [this.#rival, this.#attempt]) {
+      if (!this.#ended && attempt !== null && !attempt.settled && attempt.deadline <= now) this.#timeOut(attempt)
+    }
+    if (!this.#ended) this.#arm()
   }
 
-  /** Ends the exchange together with the attempt under way. */
-  #stop (code: ErrorCode, cause?: unknown): void {
-    const attempt = this.#attempt
-    const error = proxyError(code, cause)
-    if (attempt !== null && !attempt.settled) {
-      attempt.cancel(code, cause)
-      this.#log(attempt, error)
+  #timeOut (attempt: Attempt): void {
+    const { stage } = attempt
+    if (stage === 'send' && this.#isIncoming() && !(this.#body as RequestBody).heldByBackend) {
+      this.#count('client')
+      return this.#stop('REQUEST_TIMEOUT')
     }
+    if (this.#sink !== null) {
+      this.#count(this.#heldByClient ? 'client' : 'stream')
+      if (this.#heldByClient) this.#stop('CLIENT_CLOSED', new Error('the client took nothing for too long'))
+      else this.#stop('TIMEOUT')
+      return
+    }
+    this.#count(stage === 'connect' || stage === 'send' ? stage : 'wait')
+    attempt.cancel('TIMEOUT')
+    this.onAttemptFailed(attempt, 'TIMEOUT', false)
+  }
+
+  #count (stage: keyof StageTimeouts): void {
+    this.#upstream.tallies.timeouts[stage]++
+  }
+
+  /** Ends the exchange together with what is under way. */
+  #stop (code: ErrorCode, cause?: unknown): void {
+    const error = proxyError(code, cause)
+    for (const attempt of this.#cancelAll(code, cause)) this.#log(attempt)
     if (this.#sink !== null) this.#cut(error, GIVEN_UP.has(code) ? 'aborted' : 'failed')
     else this.#fail(code, cause)
   }
 
-  /** @param wait milliseconds after which it is worth asking again */
-  #fail (code: ErrorCode, cause?: unknown, wait?: number): void {
+  /** @returns those that were still under way */
+  #cancelAll (code: ErrorCode, cause?: unknown): Attempt[] {
+    const cancelled: Attempt[] = []
+    for (const attempt of [this.#attempt, this.#rival]) {
+      if (attempt === null || attempt.settled) continue
+      attempt.cancel(code, cause)
+      cancelled.push(attempt)
+    }
+    return cancelled
+  }
+
+  /** @param wait milliseconds after which it is worth asking again @param statusCode what the backend has answered */
+  #fail (code: ErrorCode, cause?: unknown, wait?: number, statusCode?: number): void {
     if (this.#ended) return
     this.#finish(GIVEN_UP.has(code) ? 'aborted' : 'failed')
-    const error = proxyError(code, cause)
+    const error = statusCode === undefined ? proxyError(code, cause) : Object.assign(proxyError(code, cause, String(statusCode)), { statusCode })
     this.#client.failed(wait === undefined || wait === Infinity ? error : Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(wait / 1000))) } }))
+    this.#letGo()
+  }
+
+  /** The body for another exchange; `undefined` where some of it is lost. This one must have failed. */
+  handOver (): Buffer | RequestBody | null | undefined {
+    if (this.#body instanceof RequestBody && !this.#body.replayable(Infinity)) return undefined
+    this.#handedOver = true
+    return this.#body
   }
 
   // Step: record
 
-  #finish (result: Result): void {
+  #finish (result: AttemptResult): void {
     this.#ended = true
-    const { clock, counters, deadlines } = this.#upstream
+    this.#choice.over = true
+    this.#stopTimer()
+    this.#answered()
+    const { admission, clock, counters } = this.#upstream
+    if (this.#place !== null) admission?.forget(this.#place)
+    if (this.#admitted) admission?.leave()
     const time = clock.now() - this.#startedAt
     counters.end(result, time)
-    const { log, raw } = this.#intent
-    if (log !== undefined && logsDebug(log)) {
-      const { backend, statusCode, stage } = this.#attempt ?? {}
-      log.debug({ upstream: this.#upstream.name, backend: backend?.id, statusCode, stage, result, attempts: this.#resends + (this.tried?.length ?? 0), responseTime: time }, 'exchange finished')
+    const { log } = this.#intent
+    if (log === undefined || !logsDebug(log)) return
+    const { backend, statusCode, stage } = this.#attempt ?? {}
+    const attempts = this.reports().map(({ backend, result, time, hedge, outcome: { stage, statusCode } }) => ({ backend: backend.id, result, stage, statusCode, time, hedge }))
+    log.debug({ upstream: this.#upstream.name, backend: backend?.id, statusCode, stage, result, attempts, responseTime: time }, 'exchange finished')
+  }
+
+  /** No answer is waited for any more. */
+  #answered (): void {
+    if (!this.#waiting) return
+    this.#waiting = false
+    this.#upstream.budget.end()
+  }
+
+  /** Lets go of the body, and of what is left of the request. */
+  #letGo (): void {
+    const { clock, deadlines } = this.#upstream
+    const { body, raw } = this.#intent
+    if (!this.#handedOver) {
+      const incoming = this.#isIncoming()
+      if (this.#body instanceof RequestBody) this.#body.close()
+      if (raw !== null && incoming && !raw.destroyed && !isHttp2(raw)) new Linger(raw, clock, deadlines)
+      // A web stream that nobody will read on is told so.
+      if (raw === null && body instanceof Readable && !body.readableEnded) body.destroy()
     }
-    if (raw !== null && this.#uploading && !raw.destroyed && !isHttp2(raw)) this.#linger(raw)
-    else deadlines.remove(this)
-    // A web stream that nobody will read on is told so.
-    if (raw === null && this.#intent.body instanceof Readable && !this.#intent.body.readableEnded) this.#intent.body.destroy()
+    deadlines.remove(this)
   }
 
-  /**
-   * Reads the rest of a request that has been answered before its end, so that the client sees the answer
-   * and the next request begins where it should.
-   */
-  #linger (raw: IncomingMessage): void {
-    this.#waiting = 'client'
-    this.deadline = this.#upstream.clock.now() + LINGER
-    const done = () => this.#upstream.deadlines.remove(this)
-    raw.once('end', done).once('close', done)
-    // After the upload has let go of it, and any stream that a hook has put between.
-    setImmediate(() => raw.unpipe().resume())
-  }
-
-  #endLinger (): void {
-    this.#upstream.deadlines.remove(this)
-    this.#intent.raw?.destroy()
-  }
-
-  #log (attempt: Attempt, error: Error): void {
+  #log (attempt: Attempt): void {
     this.#intent.log?.warn({
-      err: error,
+      err: attempt.error,
       upstream: this.#upstream.name,
       backend: attempt.backend.id,
       stage: attempt.stage,
@@ -469,11 +792,29 @@ export class Exchange implements Deadlined, Selection, AttemptListener, UploadLi
     }, 'attempt failed')
   }
 
-  #wait (waiting: Waiting, time: number): void {
-    this.#waiting = waiting
-    const until = time > 0 ? this.#upstream.clock.now() + time : Infinity
-    this.deadline = waiting === 'connection' || waiting === 'head' ? Math.min(until, this.#requestDeadline) : until
+  /** By when there must be an answer. */
+  #limit (): number {
+    return this.#uploadSince === -1 ? this.#answerBy : this.#intent.deadline
   }
+
+  /** Works out by when something has to happen next. */
+  #arm (): void {
+    let deadline = this.#sink === null ? this.#limit() : Infinity
+    if (this.#place !== null && this.#place.list !== null) deadline = Math.min(deadline, this.#place.until)
+    if (this.#attempt !== null && !this.#attempt.settled) deadline = Math.min(deadline, this.#attempt.deadline)
+    if (this.#rival !== null && !this.#rival.settled) deadline = Math.min(deadline, this.#rival.deadline)
+    this.deadline = deadline
+  }
+
+  #stopTimer (): void {
+    if (this.#timer !== null) this.#upstream.clock.clearTimeout(this.#timer)
+    this.#timer = null
+  }
+}
+
+/** Where 0 means for ever. */
+function until (now: number, milliseconds: number): number {
+  return milliseconds > 0 ? now + milliseconds : Infinity
 }
 
 /** Whether anybody would read a debug line; pino says so, other loggers may not. */

@@ -2,9 +2,8 @@ import type { FastifyRequest } from 'fastify'
 import type { Backend, Because, Explanation, LoadBalancer } from '../../types/index.ts'
 import { explain, type Candidates, type Kept, type Selection } from '../selection/index.ts'
 import type { Upstream } from '../upstream.ts'
-import type { Intent } from './exchange.ts'
 import { headerValue } from './header-record.ts'
-import { intentOf } from './intent.ts'
+import { intentOf, type Intent } from './intent.ts'
 import type { Settings } from './settings.ts'
 
 /** A choice that is only asked about. */

@@ -4,6 +4,7 @@ import type { ForwardHttpOptions } from '../../types/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { capture } from './capture-client.ts'
 import type { CapturedResponse } from './captured.ts'
+import { takeTimeLeft } from './deadline-header.ts'
 import { Kind, kindOf, nominatedFields } from './field-kinds.ts'
 import { nextVia } from './request-headers.ts'
 import { settingsOf } from './settings.ts'
@@ -22,9 +23,11 @@ export async function forwardHttp (upstream: Upstream, request: Request, options
   const path = options.path ?? url.pathname + url.search
   assertCanonical(path)
   const signal = options.signal === undefined ? request.signal : AbortSignal.any([request.signal, options.signal])
-  const settings = settingsOf(upstream, { timeout: options.timeout, signal, match: options.match, split: options.split, splitKey: options.splitKey, fallback: options.fallback })
+  const settings = settingsOf(upstream, { timeout: options.timeout, signal, match: options.match, split: options.split, splitKey: options.splitKey, fallback: options.fallback, retry: options.retry })
   const headers = requestHeaders(request, upstream)
   if (upstream.preserveHost) headers.push('host', url.host)
+  // The application itself is trusted.
+  const left = upstream.deadlineHeader === null ? undefined : takeTimeLeft(headers, upstream.deadlineHeader)
   const answer = await capture(upstream, {
     request: undefined,
     method: request.method,
@@ -35,8 +38,8 @@ export async function forwardHttp (upstream: Upstream, request: Request, options
     body: request.body === null ? null : Readable.fromWeb(request.body as NodeReadableStream),
     raw: null,
     asterisk: false,
-    timeouts: settings.timeouts,
-    subset: settings.subset,
+    deadline: left === undefined ? Infinity : upstream.clock.now() + left,
+    settings,
     log: undefined
   }, settings)
   return responseOf(answer, request.method)

@@ -66,6 +66,11 @@ export class ReceivedForwarded {
   }
 }
 
+/** Whether Fastify's `trustProxy` trusts the one that sent a request. */
+export function isTrustedPeer (request: FastifyRequest): boolean {
+  return peerOf(request).trusted
+}
+
 function peerOf (request: FastifyRequest): Peer {
   const socket = request.raw.socket as PeerSocket
   return (socket[kPeer] ??= readPeer(request, socket))

@@ -1,10 +1,13 @@
-import type { FastifyRequest } from 'fastify'
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
+import type { IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
 import { proxyError } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
-import type { Intent } from './exchange.ts'
+import { takeTimeLeft } from './deadline-header.ts'
+import { isTrustedPeer } from './forwarded.ts'
 import { rewritten } from './header-record.ts'
 import { replacePrefix, type ReplacedPrefix } from './prefix.ts'
+import { RequestBody } from './request-body.ts'
 import { buildRequestHead } from './request-headers.ts'
 import type { Settings } from './settings.ts'
 import { assertCanonical, parseTarget } from './target.ts'
@@ -13,6 +16,28 @@ import { assertCanonical, parseTarget } from './target.ts'
 const REFUSED: ReadonlySet<string> = new Set(['TRACE', 'CONNECT'])
 /** What `Allow` says where a method is refused or hops have run out. */
 export const ALLOW = 'DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT'
+
+/** A request as it is to be sent, wherever it came from. */
+export interface Intent {
+  request: FastifyRequest | undefined
+  method: string
+  /** Path and query, without the backend's base path. */
+  path: string
+  headers: string[]
+  acceptsTrailers: boolean
+  /** Bytes of the body; -1 when it is chunked. */
+  contentLength: number
+  /** A body that has still to come, one that is here or is being read, or none. */
+  body: Readable | RequestBody | Buffer | null
+  /** Node's own request, where there is one. */
+  raw: IncomingMessage | null
+  /** `OPTIONS *`. */
+  asterisk: boolean
+  /** By when the client wants its answer, on the clock's scale; `Infinity` where it has not said so. */
+  deadline: number
+  settings: Settings
+  log: FastifyBaseLogger | undefined
+}
 
 /** A request of Fastify's as it is to be sent, and what is needed to map its answer back. */
 export interface FastifyIntent extends Intent {
@@ -23,9 +48,10 @@ export interface FastifyIntent extends Intent {
 
 /**
  * Reads what a client asks for and writes what a backend is to be asked.
+ * @param given the body, where it has been read already
  * Throws `METHOD_REFUSED`, `BAD_REQUEST`, `UNSUPPORTED_CODING`, `LOOP`, `BODY_CONSUMED` or `INVALID_HEADER`.
  */
-export function intentOf (request: FastifyRequest, upstream: Upstream, settings: Settings): FastifyIntent {
+export function intentOf (request: FastifyRequest, upstream: Upstream, settings: Settings, given?: RequestBody | Buffer | null): FastifyIntent {
   const { raw } = request
   const method = raw.method as string
   if (REFUSED.has(method)) throw Object.assign(proxyError('METHOD_REFUSED', undefined, method), { headers: { allow: ALLOW } })
@@ -33,14 +59,15 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
   const replaced = settings.prefix === null ? null : replacePrefix(target.path, settings.prefix)
   const path = pathOf(target.path, replaced, settings.path)
   const head = buildRequestHead(request, raw, target, upstream, settings.preserveHost)
-  const body = head.hasBody ? bodyOf(request) : null
+  const body = !head.hasBody ? null : given === undefined ? bodyOf(request) : given
+  const deadline = upstream.deadlineHeader === null ? Infinity : deadlineOf(request, head.headers, upstream, upstream.deadlineHeader)
   if (settings.rewriteRequestHeaders !== undefined) {
     const { rewriteRequestHeaders } = settings
     head.headers = rewritten(head.headers, record => rewriteRequestHeaders(request, record), 'rewriteRequestHeaders')
   }
-  const streamed = body instanceof Readable
+  const streamed = body instanceof Readable || body instanceof RequestBody
   // A body that a hook has put through a stream of its own has a length of its own.
-  if (streamed && body === raw && head.contentLength >= 0) head.headers.push('content-length', String(head.contentLength))
+  if (streamed && (body === raw || body instanceof RequestBody) && head.contentLength >= 0) head.headers.push('content-length', String(head.contentLength))
   return {
     request,
     method,
@@ -51,8 +78,8 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
     body,
     raw,
     asterisk: target.asterisk && path === '/',
-    timeouts: settings.timeouts,
-    subset: settings.subset,
+    deadline,
+    settings,
     log: request.log,
     replaced,
     host: head.host
@@ -69,6 +96,12 @@ function pathOf (asked: string, replaced: ReplacedPrefix | null, given: string |
   assertCanonical(given)
   const query = asked.indexOf('?')
   return given.includes('?') || query === -1 ? given : given + asked.slice(query)
+}
+
+/** By when the client wants its answer. What one says that is not trusted is not sent on either. */
+function deadlineOf (request: FastifyRequest, headers: string[], { clock }: Upstream, name: string): number {
+  const left = takeTimeLeft(headers, name)
+  return left === undefined || !isTrustedPeer(request) ? Infinity : clock.now() + left
 }
 
 /** The body as it came, or as near to that as the application has left it. Throws `BODY_CONSUMED`. */

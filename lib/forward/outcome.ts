@@ -1,4 +1,5 @@
-import type { Culprit, Outcome, Stage } from '../../types/index.ts'
+import { IDEMPOTENT_METHODS } from '../../types/index.ts'
+import type { AttemptResult, Culprit, Outcome, Stage } from '../../types/index.ts'
 import type { ErrorCode } from '../errors.ts'
 
 /** An error as undici and Node's sockets raise it. */
@@ -29,10 +30,10 @@ export function culpritOf (code: ErrorCode): Culprit {
 }
 
 /** How an attempt counts: an answer below 500 is a success; what the client or we gave up is no failure. */
-export function resultOf ({ culprit, statusCode, error }: Outcome): 'successful' | 'failed' | 'aborted' {
+export function resultOf ({ culprit, statusCode, error }: Outcome): AttemptResult {
   if (culprit === 'client' || culprit === 'proxy') return 'aborted'
   return error === undefined && statusCode < 500 ? 'successful' : 'failed'
 }
 
 /** Methods that may be sent again without being asked to. RFC 9110, 9.2.2. */
-export const IDEMPOTENT: ReadonlySet<string> = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE', 'PROPFIND', 'SEARCH', 'QUERY', 'REPORT'])
+export const IDEMPOTENT: ReadonlySet<string> = new Set(IDEMPOTENT_METHODS)

@@ -10,8 +10,10 @@ import { Exchange, type ExchangeClient } from './exchange.ts'
 import { rewritten } from './header-record.ts'
 import { HookedReply } from './hooked-reply.ts'
 import { ALLOW, intentOf, type FastifyIntent } from './intent.ts'
+import { sendCopy } from './mirror.ts'
 import { PrefixMapping } from './prefix-mapping.ts'
 import { RawReply } from './raw-reply.ts'
+import type { RequestBody } from './request-body.ts'
 import { wantsHooks } from './reply-kind.ts'
 import { MAX_FORWARDS_REACHED } from './request-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
@@ -22,17 +24,28 @@ import { isOver, writeInterim } from './wire.ts'
 const kClient = Symbol('rockstar-proxy.client')
 type Tracked = (ServerResponse | IncomingMessage) & { [kClient]?: ReplyClient }
 
+/** Where a request goes that has found no answer. */
+interface Next {
+  upstream: Upstream
+  body: RequestBody | Buffer | null
+}
+
 /** An exchange whose answer goes into a reply. */
 export class ReplyClient implements ExchangeClient {
   readonly completion = new Completion<void>()
   readonly #request: FastifyRequest
   readonly #reply: FastifyReply
   readonly #onError: OnError | undefined
+  #upstream: Upstream | null = null
   #settings: Settings | null = null
   #intent: FastifyIntent | null = null
   #exchange: Exchange | null = null
   /** Whether the one who called has not got its promise yet. */
   #starting = true
+  /** Where to go now that there is no answer. */
+  #next: Next | null = null
+  /** Whether the upstream is one that is asked instead of another. */
+  #isElsewhere = false
 
   constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined) {
     this.#request = request
@@ -42,20 +55,14 @@ export class ReplyClient implements ExchangeClient {
 
   /** Sends the request. A failure that is there at once is told a little later, when the caller can hear it. */
   start (upstream: Upstream, settings: Settings): this {
+    this.#upstream = upstream
     this.#settings = settings
     const res = this.#reply.raw
     if (res.destroyed || res.socket?.destroyed === true) {
       this.failed(proxyError('CLIENT_CLOSED', new Error('the client had gone before its request was forwarded')))
       return this
     }
-    try {
-      this.#intent = intentOf(this.#request, upstream, settings)
-    } catch (error) {
-      if (error === MAX_FORWARDS_REACHED) this.#answerOptions()
-      else this.failed(error as Error)
-      return this
-    }
-    this.#exchange = new Exchange(upstream, this.#intent, this)
+    if (!this.#begin(upstream, settings)) return this
     // Both, because Node tells only one of them of a request that waits behind another on its connection.
     for (const end of [res, this.#request.raw] as Tracked[]) {
       end[kClient] = this
@@ -65,10 +72,23 @@ export class ReplyClient implements ExchangeClient {
     if (signal?.aborted === true) this.onAbort()
     else {
       signal?.addEventListener('abort', this)
-      this.#exchange.start()
+      this.#exchange?.start()
     }
     this.#starting = false
     return this
+  }
+
+  /** @param body what has been read of the body already @returns whether there is an exchange now */
+  #begin (upstream: Upstream, settings: Settings, body?: RequestBody | Buffer | null): boolean {
+    try {
+      this.#intent = intentOf(this.#request, upstream, settings, body)
+    } catch (error) {
+      if (error === MAX_FORWARDS_REACHED) this.#answerOptions()
+      else this.failed(error as Error)
+      return false
+    }
+    this.#exchange = new Exchange(upstream, this.#intent, this)
+    return true
   }
 
   /** An `AbortSignal` listener. */
@@ -95,6 +115,17 @@ export class ReplyClient implements ExchangeClient {
     return new PrefixMapping(backend.basePath + replaced.inner, replaced.outer, backend.host, host)
   }
 
+  replaces (statusCode: number): boolean {
+    return this.#settings?.fallback?.replaces(statusCode) === true
+  }
+
+  copy (body: Buffer | null | undefined): void {
+    const { mirror } = this.#settings as Settings
+    if (mirror === null) return
+    if (body === undefined) (this.#upstream as Upstream).tallies.mirrorsSkipped++
+    else sendCopy(this.#upstream as Upstream, this.#intent as FastifyIntent, body, mirror)
+  }
+
   interim (statusCode: number, headers: string[]): void {
     if (!this.#reply.raw.headersSent && !this.#reply.sent) writeInterim(this.#reply.raw, statusCode, headers)
   }
@@ -104,7 +135,7 @@ export class ReplyClient implements ExchangeClient {
     const exchange = this.#exchange as Exchange
     if (rewriteHeaders !== undefined) head.headers = rewritten(head.headers, record => rewriteHeaders(record, this.#request), 'rewriteHeaders')
     if (onResponse !== undefined) {
-      const response = new CapturedResponse(head, backend, exchange)
+      const response = new CapturedResponse(head, backend, exchange, exchange.reports())
       this.#watch(onResponse(this.#request, this.#reply, response), 'onResponse')
       if (response.taken) return response
       response.forgo()
@@ -123,7 +154,8 @@ export class ReplyClient implements ExchangeClient {
   }
 
   failed (error: Error): void {
-    this.#settings?.signal?.removeEventListener('abort', this)
+    this.#findNext(error)
+    if (this.#next === null) this.#settings?.signal?.removeEventListener('abort', this)
     if (this.#starting) setImmediate(deliver, this, error)
     else this.deliver(error)
   }
@@ -144,8 +176,60 @@ export class ReplyClient implements ExchangeClient {
       }
       if (reply.sent || reply.raw.headersSent) return this.completion.fulfil()
     }
+    if (this.#settings?.fallback?.covers(error) === true && !reply.sent && !reply.raw.headersSent) this.#fallBack(error)
+    else this.#giveUp(error)
+  }
+
+  #giveUp (error: Error): void {
+    const reply = this.#reply
+    this.#settings?.signal?.removeEventListener('abort', this)
     if (!this.completion.observed && !reply.sent && !reply.raw.headersSent) reply.send(error)
     this.completion.reject(error)
+  }
+
+  /** While the body can still be had. */
+  #findNext (error: Error): void {
+    const { fallback } = this.#settings ?? {}
+    this.#next = null
+    if (fallback?.upstream === undefined || this.#isElsewhere || !fallback.covers(error)) return
+    const upstream = this.#upstream?.find(fallback.upstream)
+    const body = upstream === undefined ? undefined : this.#exchange?.handOver()
+    if (upstream === undefined) this.#request.log.error({ upstream: fallback.upstream }, 'there is no upstream of the name that `fallback` says')
+    else if (body !== undefined) this.#next = { upstream, body }
+  }
+
+  #fallBack (error: Error): void {
+    const { fallback } = this.#settings as Settings
+    if (fallback === null) return
+    if (fallback.upstream !== undefined) {
+      if (this.#next === null) return this.#giveUp(error)
+      return this.#askElsewhere(this.#next)
+    }
+    const { tallies } = this.#upstream as Upstream
+    const count = (answered: boolean) => {
+      if (!answered) return this.#giveUp(error)
+      tallies.fallbacks++
+      this.completion.fulfil()
+    }
+    const fail = (thrown: unknown) => {
+      this.#request.log.error({ err: thrown }, 'fallback threw')
+      this.#giveUp(error)
+    }
+    try {
+      const answered = fallback.answer(this.#request, this.#reply, error)
+      if (answered instanceof Promise) answered.then(count).catch(fail)
+      else count(answered)
+    } catch (thrown) {
+      fail(thrown)
+    }
+  }
+
+  #askElsewhere ({ upstream, body }: Next): void {
+    (this.#upstream as Upstream).tallies.fallbacks++
+    this.#isElsewhere = true
+    this.#upstream = upstream
+    this.#settings = (this.#settings as Settings).elsewhere(upstream)
+    if (this.#begin(upstream, this.#settings, body)) this.#exchange?.start()
   }
 
   /** What a listener returns is not waited for; one that is async must not end the process when it rejects. */

@@ -1,4 +1,4 @@
-import type { BackendMetrics } from '../../types/index.ts'
+import type { AttemptResult, BackendMetrics } from '../../types/index.ts'
 import { Histogram } from './histogram.ts'
 
 /** What is counted of a backend's attempts and of an upstream's exchanges alike. The hot path touches numbers only. */
@@ -16,7 +16,7 @@ export class Counters {
   }
 
   /** Counts the end of what `begin` counted. */
-  end (result: 'successful' | 'failed' | 'aborted', time: number): void {
+  end (result: AttemptResult, time: number): void {
     this.inFlight--
     this[result]++
     if (result !== 'aborted') this.times.record(time)

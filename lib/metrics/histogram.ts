@@ -33,16 +33,20 @@ export class Histogram {
   /**
    * The duration that a share of those recorded did not exceed, in milliseconds, within 1/32 of the true value.
    * @param quantile 0 to 1
+   * @param other one whose durations count as well
    */
-  quantile (quantile: number): number {
-    if (this.count === 0) return 0
-    const rank = Math.max(1, Math.ceil(quantile * this.count))
+  quantile (quantile: number, other?: Histogram): number {
+    const count = this.count + (other?.count ?? 0)
+    if (count === 0) return 0
+    const min = Math.min(this.min, other?.min ?? Infinity)
+    const max = Math.max(this.max, other?.max ?? 0)
+    const rank = Math.max(1, Math.ceil(quantile * count))
     let seen = 0
     for (let bucket = 0; bucket < SIZE; bucket++) {
-      seen += this.#buckets[bucket]
-      if (seen >= rank) return Math.min(this.max, Math.max(this.min, middleOf(bucket) / 1000))
+      seen += this.#buckets[bucket] + (other === undefined ? 0 : other.#buckets[bucket])
+      if (seen >= rank) return Math.min(max, Math.max(min, middleOf(bucket) / 1000))
     }
-    return this.max
+    return max
   }
 
   reset (): void {

@@ -1,2 +1,3 @@
 export { Counters } from './counters.ts'
 export { Histogram } from './histogram.ts'
+export { Tallies } from './tallies.ts'

@@ -7,10 +7,12 @@ interface Waiting {
   handler: Dispatcher.DispatchHandler
 }
 
-/** Requests to a connection that is not to have been used before. */
-export interface FreshDispatchOptions extends Dispatcher.DispatchOptions {
+/** What a request may ask of its connection. */
+export interface ChoosyDispatchOptions extends Dispatcher.DispatchOptions {
   /** Set where a used connection has just failed: take a new one where there is room for it. */
   fresh?: boolean
+  /** Milliseconds that it may have been idle; one that has been for longer is closed, and a new one takes its place. */
+  maxIdle?: number
 }
 
 /**
@@ -51,13 +53,13 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
     this.#connect = buildConnector({ timeout: options.connectTimeout })
   }
 
-  override dispatch (options: FreshDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+  override dispatch (options: ChoosyDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
     if (this.#destroyed !== null) {
       handler.onError?.(this.#destroyed)
       return false
     }
     this.requests++
-    const connection = this.#acquire(options.fresh === true)
+    const connection = this.#acquire(options.fresh === true, options.maxIdle ?? Infinity)
     if (connection === null) {
       this.#waiting.push({ options, handler })
       return false
@@ -153,12 +155,12 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
     this.#closeIfEmpty()
   }
 
-  #acquire (fresh: boolean): Connection | null {
+  #acquire (fresh: boolean, maxIdle: number): Connection | null {
     const room = this.#all.size < this.#limit
     if (fresh && room) return this.#open()
     while (this.#idle.length > 0) {
       const connection = this.#idle.pop() as Connection
-      if (connection.connected) return connection
+      if (connection.connected && (maxIdle === Infinity || performance.now() - connection.idleSince <= maxIdle)) return connection
       this.#discard(connection)
     }
     return this.#all.size < this.#limit ? this.#open() : null

@@ -23,6 +23,8 @@ export class Connection {
   socket: Socket | null = null
   /** Requests that the present socket has carried, the current one included. */
   served = 0
+  /** When its last request ended. */
+  idleSince = 0
   /** Whether a request is on it, or waits for it to connect. */
   busy = false
   readonly #owner: ConnectionOwner
@@ -103,6 +105,7 @@ export class Connection {
 
   #free (): void {
     this.busy = false
+    this.idleSince = performance.now()
     this.#handler = null
     this.#owner.onFree(this)
   }

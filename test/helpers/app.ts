@@ -38,8 +38,9 @@ export async function startGateway (t: Test, options: RockstarProxyOptions, { fa
   const app = Fastify({ logger: { level: 'debug', stream }, forceCloseConnections: true, ...fastify } as FastifyServerOptions) as unknown as FastifyInstance
   t.teardown(() => app.close())
   await before?.(app)
-  // What takes backends out by itself is for the tests that are about it.
-  await app.register(rockstarProxy, { shutdownTimeout: 0, breaker: false, health: false, outlier: false, ...options })
+  // What takes backends out by itself, or tries again, is for the tests that are about it.
+  const upstreams = Object.fromEntries(Object.entries(options.upstreams ?? {}).map(([name, upstream]) => [name, { retry: false, ...upstream }]))
+  await app.register(rockstarProxy, { shutdownTimeout: 0, breaker: false, health: false, outlier: false, retry: false, ...options, upstreams })
   await setup?.(app)
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as AddressInfo

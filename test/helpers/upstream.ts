@@ -7,5 +7,5 @@ import { seeded } from './random.ts'
 
 /** An upstream by itself, whose time and chance the test owns. */
 export function makeUpstream (options: UpstreamOptions = {}, clock = new FakeClock(), random = seeded(1)): { clock: FakeClock, upstream: Upstream } {
-  return { clock, upstream: new Upstream('test', options, { clock, deadlines: new Deadlines(clock), zone: undefined, random, events: new Events() }, 'options') }
+  return { clock, upstream: new Upstream('test', options, { clock, deadlines: new Deadlines(clock), zone: undefined, random, events: new Events(), find: () => undefined }, 'options') }
 }

@@ -9,7 +9,7 @@ import { ok, rawBackend, until, type RawBackend } from '../helpers/wire.ts'
 
 /** A proxy without an app: forwardHttp() needs none. */
 function proxyTo (t: Test, backend: { url: string } | null, options: RockstarProxyOptions = {}): ProxyManager {
-  const proxy = new ProxyManager({ backends: backend === null ? [] : [{ id: 'b', url: backend.url }], shutdownTimeout: 0, ...options })
+  const proxy = new ProxyManager({ backends: backend === null ? [] : [{ id: 'b', url: backend.url }], shutdownTimeout: 0, retry: false, ...options })
   t.teardown(() => proxy.close())
   return proxy
 }

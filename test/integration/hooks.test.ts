@@ -680,7 +680,7 @@ t.test('the log', async t => {
     await until(() => about(gateway, 'request completed').length === 1)
     t.equal(about(gateway, 'attempt failed').length, 0)
     t.equal(about(gateway, 'exchange finished').length, 1)
-    t.match(about(gateway, 'exchange finished')[0], { level: 20, reqId: 'req-1', upstream: 'default', backend: `127.0.0.1:${backend.port}`, statusCode: 200, result: 'successful', attempts: 1 })
+    t.match(about(gateway, 'exchange finished')[0], { level: 20, reqId: 'req-1', upstream: 'default', backend: `127.0.0.1:${backend.port}`, statusCode: 200, result: 'successful', attempts: [{ result: 'successful', stage: 'done', statusCode: 200, hedge: false }] })
     answer = () => 'HTTP/1.1 600 Bad\r\n\r\n'
     await ask(t, gateway, '/api/a')
     await until(() => about(gateway, 'request completed').length === 2)

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { Window } from '../../../lib/breaker/window.ts'
+import { Window } from '../../lib/window.ts'
 
 const HOUR = 3_600_000
 

@@ -3,21 +3,22 @@ import { createServer, type IncomingMessage, type RequestListener } from 'node:h
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import t, { type Test } from 'tap'
-import { takeWholeBody, Upload, type UploadListener } from '../../../lib/forward/upload.ts'
+import { RequestBody, takeWholeBody, type BodyListener } from '../../../lib/forward/request-body.ts'
 import { until } from '../../helpers/wire.ts'
 
-class Listener implements UploadListener {
+class Listener implements BodyListener {
   progress = 0
   ends = 0
   failures: Error[] = []
-  onUploadProgress (): void { this.progress++ }
-  onUploadEnd (): void { this.ends++ }
-  onUploadFailed (error: Error): void { this.failures.push(error) }
+  onBodyProgress (): void { this.progress++ }
+  onBodyEnd (): void { this.ends++ }
+  onBodyFailed (error: Error): void { this.failures.push(error) }
 }
 
-function start (source: Readable): { listener: Listener, upload: Upload } {
+function start (source: Readable): { listener: Listener, upload: Readable, body: RequestBody } {
   const listener = new Listener()
-  return { listener, upload: new Upload(source, listener) }
+  const body = new RequestBody(source, 0, listener)
+  return { listener, body, upload: body.open() }
 }
 
 async function all (stream: Readable): Promise<string> {
@@ -28,7 +29,7 @@ async function all (stream: Readable): Promise<string> {
 
 t.test('all bytes pass, and the listener hears of each chunk and of the end', async t => {
   const source = new PassThrough()
-  const { listener, upload } = start(source)
+  const { listener, upload, body } = start(source)
   const text = all(upload)
   for (const part of ['one ', 'two ', 'three']) {
     const { progress } = listener
@@ -38,12 +39,12 @@ t.test('all bytes pass, and the listener hears of each chunk and of the end', as
   t.equal(listener.ends, 0)
   source.end()
   t.equal(await text, 'one two three')
-  t.strictSame([listener.progress, listener.ends, upload.bytes], [3, 1, 13])
+  t.strictSame([listener.progress, listener.ends, body.bytes], [3, 1, 13])
 })
 
 t.test('nothing is read before somebody wants it', async t => {
   const source = new PassThrough()
-  const { listener, upload } = start(source)
+  const { listener, upload, body } = start(source)
   source.write('early')
   await new Promise(resolve => setImmediate(resolve))
   t.equal(listener.progress, 0)
@@ -68,10 +69,10 @@ t.test('a backend that takes nothing holds the source, and lets it go on', async
       if (made === WHOLE) this.push(null)
     }
   })
-  const { upload } = start(source)
-  t.equal(upload.heldByBackend, false)
+  const { upload, body } = start(source)
+  t.equal(body.heldByBackend, false)
   upload.read(0)
-  await until(() => upload.heldByBackend)
+  await until(() => body.heldByBackend)
   const before = made
   for (let i = 0; i < 20; i++) await new Promise(resolve => setImmediate(resolve))
   t.equal(made, before, 'nothing more is asked for')
@@ -85,12 +86,13 @@ t.test('letting go of it leaves the source alive and without listeners of ours',
     // One for errors may stay: a source that fails when nobody reads it any more must not bring the process down.
     const counts = (): number[] => ['data', 'end', 'close'].map(event => source.listenerCount(event))
     const before = counts()
-    const { listener, upload } = start(source)
+    const { listener, upload, body } = start(source)
     upload.resume()
     source.write('x')
     await until(() => listener.progress === 1)
     upload.destroy(error)
     await until(() => upload.closed)
+    body.close()
     t.strictSame(counts(), before)
     t.equal(source.destroyed, false)
     t.equal(source.isPaused(), true)
@@ -108,7 +110,7 @@ t.test('a source that fails or closes early never ends it whole', async t => {
   ]
   for (const [name, leave] of ways) {
     const source = new PassThrough()
-    const { listener, upload } = start(source)
+    const { listener, upload, body } = start(source)
     let ended = false
     upload.on('end', () => { ended = true }).resume()
     source.write('half')
@@ -125,7 +127,7 @@ t.test('a source that fails or closes early never ends it whole', async t => {
 
 t.test('an error of an upload that nobody listens to is no uncaught exception', async t => {
   const source = new PassThrough()
-  const { upload } = start(source)
+  const { upload, body } = start(source)
   upload.destroy(new Error('nobody cares'))
   await until(() => upload.closed)
   t.equal(upload.destroyed, true)
@@ -133,7 +135,7 @@ t.test('an error of an upload that nobody listens to is no uncaught exception', 
 
 t.test('a source that fails once it was let go of is no uncaught exception either', async t => {
   const source = new PassThrough()
-  const { listener, upload } = start(source)
+  const { listener, upload, body } = start(source)
   upload.resume()
   source.write('x')
   await until(() => listener.progress === 1)
@@ -146,7 +148,7 @@ t.test('a source that fails once it was let go of is no uncaught exception eithe
 
 t.test('a source that closes after its end is no failure', async t => {
   const source = new PassThrough()
-  const { listener, upload } = start(source)
+  const { listener, upload, body } = start(source)
   source.end('whole')
   const text = all(upload)
   await once(source, 'close')
@@ -157,7 +159,7 @@ t.test('a source that closes after its end is no failure', async t => {
 
 t.test('a source that ends while the backend is slow is sent whole', async t => {
   const source = new PassThrough()
-  const { listener, upload } = start(source)
+  const { listener, upload, body } = start(source)
   source.end(Buffer.alloc(100_000, 'x'))
   upload.read(0)
   await until(() => listener.progress > 0)

@@ -1,0 +1,2 @@
+export { Admission, type Entrant } from './admission.ts'
+export { Concurrency } from './concurrency.ts'

@@ -1,0 +1,126 @@
+import type { FastifyRequest } from 'fastify'
+import type { Backend as PublicBackend, Because, LoadBalancer } from '../../types/index.ts'
+import { Backend } from '../backend.ts'
+import type { Candidates, Kept, Selection, Subset } from '../selection/index.ts'
+import type { Upstream } from '../upstream.ts'
+import { headerValue } from './header-record.ts'
+
+/** Times that a balancer may choose a backend which has gone meanwhile. */
+const RESELECTS = 3
+/** Backends whose circuits may refuse a request, or that may be full, before all such are passed over together. */
+const REFUSALS = 16
+
+/** What came of choosing: a backend whose circuit has given a permit; none; or none now, as those there are have as much as they may. */
+export type Chosen = 'one' | 'none' | 'full'
+
+/** What an exchange chooses its backends by, and what it has chosen. */
+export class Choice implements Selection {
+  readonly request: FastifyRequest | undefined
+  readonly method: string
+  readonly path: string
+  /** Those that are not to be chosen: they have been tried, or have refused. */
+  tried: PublicBackend[] | null = null
+  balancer: LoadBalancer | null = null
+  because: Because = 'balancer'
+  candidates: Candidates | null = null
+  kept: Kept | undefined = undefined
+  /** The one chosen, and what its circuit gave. */
+  backend: Backend | null = null
+  permit = -1
+  /** Whether that is to see whether it is well again. */
+  isTrial = false
+  readonly #upstream: Upstream
+  readonly #headers: readonly string[]
+  readonly #subset: Subset | null
+  /** Whether the load balancer takes its time. */
+  isAsync = false
+  /** Nobody wants a backend any more: what is still thought over must take no permit. */
+  over = false
+  #reselects = 0
+  #refusals = 0
+  #full = 0
+
+  constructor (upstream: Upstream, request: FastifyRequest | undefined, method: string, path: string, headers: readonly string[], subset: Subset | null) {
+    this.#upstream = upstream
+    this.request = request
+    this.method = method
+    this.path = path
+    this.#headers = headers
+    this.#subset = subset
+  }
+
+  header (name: string): string | undefined {
+    return headerValue(this.request, this.#headers, name)
+  }
+
+  /** Chooses. Throws, or rejects with, what a balancer throws, and where it chooses what it cannot. */
+  next (): Chosen | Promise<Chosen> {
+    const { admission, selector } = this.#upstream
+    // Asking backends one by one would only tell the same.
+    if (admission !== null && admission.full > 0 && admission.full === this.#upstream.size) return 'full'
+    while (true) {
+      const chosen = selector.select(this, this.#subset)
+      if (chosen instanceof Promise) {
+        this.isAsync = true
+        return this.#goOn(chosen)
+      }
+      const result = this.#take(chosen)
+      if (result !== null) return result
+    }
+  }
+
+  /** Whether a backend may still be chosen: it is among those that the balancer was given. Who has come back to it by affinity may also while it drains. */
+  mayUse (backend: Backend): boolean {
+    this.candidates?.refresh?.()
+    return this.because === 'affinity' || this.candidates?.members.has(backend) === true
+  }
+
+  /** Forgets who has refused, and of those that were tried all but these. */
+  forget (tried: PublicBackend[] | null): void {
+    this.tried = tried
+    this.#full = 0
+  }
+
+  /** Milliseconds until an open circuit lets a request try; `undefined` where circuits are not why there is no backend. */
+  circuitWait (): number | undefined {
+    const { selector } = this.#upstream
+    const only = this.kept !== undefined && selector.mustKeep(this.kept.backend, this, this.#subset) ? this.kept.backend : undefined
+    return this.#upstream.circuitWait(this, this.#subset, only)
+  }
+
+  async #goOn (chosen: Promise<PublicBackend | undefined>): Promise<Chosen> {
+    return this.#take(await chosen) ?? await this.next()
+  }
+
+  /** @returns what came of it, or `null` when another has to be chosen */
+  #take (chosen: PublicBackend | undefined): Chosen | null {
+    if (this.over) return 'none'
+    if (chosen === undefined) return this.#full > 0 ? 'full' : 'none'
+    if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) throw new TypeError('the load balancer chose something that is no backend of this upstream')
+    // One that has gone while an async balancer was thinking.
+    if (!this.mayUse(chosen)) {
+      if (++this.#reselects <= RESELECTS) return null
+      throw new Error('the load balancer chose a backend that is not available')
+    }
+    (this.tried ??= []).push(chosen)
+    if (chosen.concurrency?.full === true) {
+      if (++this.#full === REFUSALS) this.#passOver(backend => backend.concurrency?.full === true)
+      return null
+    }
+    const permit = chosen.circuit.acquire()
+    if (permit === -1) {
+      // Many have refused: those that are only tried are passed over together, so that one that is well is still found.
+      if (++this.#refusals === REFUSALS) this.#passOver(backend => backend.circuit.state !== 'closed')
+      return this.#refusals > REFUSALS ? 'none' : null
+    }
+    chosen.chosen[this.because]++
+    this.backend = chosen
+    this.permit = permit
+    this.isTrial = chosen.circuit.state === 'half-open'
+    return 'one'
+  }
+
+  #passOver (refuses: (backend: Backend) => boolean): void {
+    for (const backend of this.#upstream.list()) if (refuses(backend)) (this.tried ??= []).push(backend)
+  }
+}

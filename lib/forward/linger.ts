@@ -1,0 +1,39 @@
+import type { IncomingMessage } from 'node:http'
+import type { Clock } from '../../types/index.ts'
+import type { Deadlined, Deadlines } from '../deadlines.ts'
+
+/** Milliseconds for the rest of a request that has been answered already. */
+const LONGEST = 10_000
+
+/**
+ * Reads the rest of a request that has been answered before its end, so that the client sees the answer and the next request begins
+ * where it should.
+ */
+export class Linger implements Deadlined {
+  deadline: number
+  previous: Deadlined | null = null
+  next: Deadlined | null = null
+  readonly #raw: IncomingMessage
+
+  constructor (raw: IncomingMessage, clock: Clock, deadlines: Deadlines) {
+    this.#raw = raw
+    this.deadline = clock.now() + LONGEST
+    deadlines.add(this)
+    const done = () => deadlines.remove(this)
+    raw.once('end', done).once('close', done)
+    // After the body has let go of it, and any stream that a hook has put between.
+    setImmediate(() => raw.unpipe().resume())
+  }
+
+  isOn (): boolean {
+    return false
+  }
+
+  giveUp (): void {
+    this.#raw.destroy()
+  }
+
+  onDeadline (): void {
+    this.#raw.destroy()
+  }
+}

@@ -1,0 +1,10 @@
+/**
+ * Milliseconds that `Retry-After` asks to wait: seconds, or until a date. `undefined` where it is neither. RFC 9110, 10.2.3.
+ * @param wall milliseconds since 1970
+ */
+export function parseRetryAfter (value: string, wall: number): number | undefined {
+  if (/^\d+$/.test(value)) return Number(value) * 1000
+  // Only dates have a time in them; Date.parse() would read almost anything.
+  const date = value.includes(':') ? Date.parse(value) : NaN
+  return Number.isNaN(date) ? undefined : Math.max(0, date - wall)
+}
