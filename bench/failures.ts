@@ -189,7 +189,7 @@ interface Stage {
 }
 
 async function prepare (scenario: Scenario, { options }: Settings): Promise<Stage> {
-  const backends = Array.from({ length: BACKENDS }, (_, i) => new BackendProcess('abc'[i], TAKES))
+  const backends = Array.from({ length: BACKENDS }, (_, i) => new BackendProcess('abc'[i], { takes: TAKES }))
   await Promise.all(backends.map(backend => backend.start()))
   return { scenario, backends, gateway: await startGateway(options, backends) }
 }

@@ -7,8 +7,8 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import {
-  AffinityOptionsSchema, BackendChangesSchema, BackendOptionsSchema, BALANCER_SCHEMAS, BreakerOptionsSchema, ConsecutiveRuleSchema, FailurePercentageOptionsSchema, FailureRateRuleSchema, ForwardedSchema, ForwardOptionsSchema, HealthCheckOverridesSchema, HealthOptionsSchema, OutlierOptionsSchema, PoolOptionsSchema,
-  RockstarProxyOptionsSchema, RouteOptionsSchema, SlowRateRuleSchema, SlowStartOptionsSchema, SplitPartSchema, SuccessRateOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
+  AdaptiveOptionsSchema, AffinityOptionsSchema, BackendChangesSchema, BackoffOptionsSchema, BackendOptionsSchema, BALANCER_SCHEMAS, BreakerOptionsSchema, ConsecutiveRuleSchema, FailurePercentageOptionsSchema, FailureRateRuleSchema, FallbackResponseSchema, FallbackUpstreamSchema, ForwardedSchema, ForwardOptionsSchema, HealthCheckOverridesSchema, HealthOptionsSchema, HedgeOptionsSchema, LimitsOptionsSchema, MirrorOptionsSchema, OutlierOptionsSchema, PoolOptionsSchema, QueueOptionsSchema,
+  RetryBudgetOptionsSchema, RetryOptionsSchema, RetryOverridesSchema, RockstarProxyOptionsSchema, RouteOptionsSchema, SlowRateRuleSchema, SlowStartOptionsSchema, SplitPartSchema, SuccessRateOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
 } from '../types/index.ts'
 
 const forwarded = ForwardedSchema.anyOf.find(variant => KindGuard.IsObject(variant)) as TObject
@@ -18,7 +18,9 @@ const sections: TObject[] = [
   RockstarProxyOptionsSchema, UpstreamOptionsSchema, BackendOptionsSchema, BackendChangesSchema, ...BALANCER_SCHEMAS,
   WeightOptionsSchema, SlowStartOptionsSchema, AffinityOptionsSchema,
   BreakerOptionsSchema, ConsecutiveRuleSchema, FailureRateRuleSchema, SlowRateRuleSchema,
-  HealthOptionsSchema, HealthCheckOverridesSchema, OutlierOptionsSchema, SuccessRateOptionsSchema, FailurePercentageOptionsSchema, TimeoutOptionsSchema,
+  HealthOptionsSchema, HealthCheckOverridesSchema, OutlierOptionsSchema, SuccessRateOptionsSchema, FailurePercentageOptionsSchema,
+  RetryOptionsSchema, BackoffOptionsSchema, RetryBudgetOptionsSchema, RetryOverridesSchema, HedgeOptionsSchema, LimitsOptionsSchema, QueueOptionsSchema, AdaptiveOptionsSchema,
+  FallbackResponseSchema, FallbackUpstreamSchema, MirrorOptionsSchema, TimeoutOptionsSchema,
   PoolOptionsSchema, forwarded, RouteOptionsSchema, SplitPartSchema, ForwardOptionsSchema
 ]
 const titles = new Set(sections.map(titleOf))

@@ -248,6 +248,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
 
   /** The app is ready: what follows time begins. */
   override async start (): Promise<void> {
+    this.#findMeant()
     this.#started = true
     await Promise.all(this.listUpstreams().map(upstream => upstream === this ? super.start() : upstream.start()))
   }
@@ -315,6 +316,18 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     this.#upstreams.set(name, upstream)
     if (this.#started && this.#closing === null) upstream.state.start()
     return upstream
+  }
+
+  /** Looks for the upstreams that options name. Throws `INVALID_OPTIONS` for one that is not there. */
+  #findMeant (): void {
+    const { routes = [], upstreams = {} } = this.options
+    const places = [['options', this.options], ...Object.entries(upstreams).map(([name, given]) => [`options.upstreams.${name}`, given]), ...routes.map((route, i) => [`options.routes[${i}]`, route])]
+    for (const [path, { mirror, fallback }] of places as [string, Pick<contracts.UpstreamOptions, 'mirror' | 'fallback'>][]) {
+      const named = { mirror: mirror === false ? undefined : mirror?.upstream, fallback: typeof fallback === 'object' && 'upstream' in fallback ? fallback.upstream : undefined }
+      for (const [option, name] of Object.entries(named)) {
+        if (name !== undefined && !this.#upstreams.has(name)) throw proxyError('INVALID_OPTIONS', undefined, `${path}.${option}.upstream must be the name of an upstream, and is '${name}'`)
+      }
+    }
   }
 
   async #drain (timeout: number): Promise<void> {

@@ -503,6 +503,6 @@ function slowStartOf (slowStart: UpstreamOptions['slowStart'], path: string): Re
   return resolveOptions(SlowStartOptionsSchema, slowStart === true ? {} : slowStart, `${path}.slowStart`)
 }
 
-function distributionOf ({ counters, weight, effectiveWeight, chosen }: Backend, attempts: number): BackendDistribution {
-  return { ...counters.snapshot(), share: attempts === 0 ? 0 : counters.total / attempts, weight, effectiveWeight, chosenBecause: { ...chosen } }
+function distributionOf ({ counters, weight, effectiveWeight, limit, chosen }: Backend, attempts: number): BackendDistribution {
+  return { ...counters.snapshot(), share: attempts === 0 ? 0 : counters.total / attempts, weight, effectiveWeight, limit: limit === Infinity ? null : limit, chosenBecause: { ...chosen } }
 }

@@ -32,6 +32,8 @@ export interface BackendDistribution extends BackendMetrics {
   weight: number
   /** What load balancers go by: the weight times the factors of slow start and of `weights`. */
   effectiveWeight: number
+  /** How many attempts it may have at once by `limits`; `null` without a limit. */
+  limit: number | null
   /** How often it was chosen, and why. A request that is sent again to the same backend is not counted again. */
   chosenBecause: Record<Because, number>
 }

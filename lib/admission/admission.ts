@@ -5,9 +5,6 @@ import { resolveOptions } from '../options.ts'
 import { Concurrency, type Rooms } from './concurrency.ts'
 import { WaitingList, type Waiting } from './waiting-list.ts'
 
-/** Of those waiting, how many are asked at once whether there is room for them: their backends may be others than those that have it. */
-const ASKED = 32
-
 /** A request that asks to be let in. */
 export interface Entrant extends Waiting {
   /** It may begin. False when there is no room for it after all, and it waits on. */
@@ -24,6 +21,7 @@ export class Admission implements Rooms {
   readonly queueTimeout: number
   readonly priorityOf: PriorityOf | undefined
   full = 0
+  backends = 0
   inFlight = 0
   readonly #maxInFlight: number
   readonly #size: number
@@ -98,18 +96,28 @@ export class Admission implements Rooms {
     process.nextTick(this.#serveSoon)
   }
 
+  /** All who wait are asked, as long as there is room: it may be on others' backends than those of the first. */
   #serve (): void {
     this.#due = false
-    let stuck = 0
-    while (this.inFlight < this.#maxInFlight && this.#list.length > stuck && stuck < ASKED) {
-      const entrant = this.#list.front(stuck + 1)[stuck]
+    let stuck: Entrant | null = null
+    while (this.inFlight < this.#maxInFlight && !this.#allFull) {
+      const entrant: Entrant | null = stuck === null ? this.#list.first() : this.#list.after(stuck)
+      if (entrant === null) return
       this.#list.remove(entrant)
       this.inFlight++
-      if (entrant.onTurn()) continue
+      if (entrant.onTurn()) {
+        // What it has set off may have taken away the one before it.
+        if (stuck?.list === null) stuck = null
+        continue
+      }
       this.inFlight--
-      this.#list.add(entrant)
-      stuck++
+      this.#list.add(entrant, stuck ?? this.#list.first())
+      stuck = entrant
     }
+  }
+
+  get #allFull (): boolean {
+    return this.backends > 0 && this.full === this.backends
   }
 
   #comesBefore (one: Entrant, other: Entrant): boolean {

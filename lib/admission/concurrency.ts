@@ -5,9 +5,10 @@ import { Gradient } from './gradient.ts'
 export interface Rooms {
   readonly maxPerBackend: number
   readonly adaptive: Required<AdaptiveOptions> | null
-  /** Backends that can take no more. */
+  /** Backends, and of them those that can take no more. */
+  backends: number
   full: number
-  /** There is room again where there was none, or may be. */
+  /** There is room again where there was none. */
   onRoom (): void
 }
 
@@ -23,6 +24,7 @@ export class Concurrency {
 
   constructor (rooms: Rooms, now: number) {
     this.#rooms = rooms
+    rooms.backends++
     this.#gradient = rooms.adaptive === null ? null : new Gradient(rooms.adaptive, now)
   }
 
@@ -61,6 +63,8 @@ export class Concurrency {
 
   /** The backend has been removed. */
   forget (): void {
+    if (this.#forgotten) return
+    this.#rooms.backends--
     if (this.#full) this.#rooms.full--
     this.#full = false
     this.#forgotten = true
@@ -69,10 +73,9 @@ export class Concurrency {
   #look (): void {
     if (this.#forgotten) return
     const full = this.#open >= this.#rooms.maxPerBackend || (this.#gradient !== null && this.#waiting >= Math.floor(this.#gradient.limit))
-    if (full !== this.#full) {
-      this.#full = full
-      this.#rooms.full += full ? 1 : -1
-    }
+    if (full === this.#full) return
+    this.#full = full
+    this.#rooms.full += full ? 1 : -1
     if (!full) this.#rooms.onRoom()
   }
 }

@@ -32,11 +32,12 @@ export class WaitingList<Entry extends Waiting> {
     this.newestFirst = newestFirst
   }
 
-  /** By the turn that it has: one that was there before gets its old place. */
-  add (entry: Entry): void {
+  /** By the turn that it has: one that was there before gets its old place. @param near one that may be in the list, beside which that place is */
+  add (entry: Entry, near: Entry | null = null): void {
     const level = this.#levelOf(entry.priority)
-    let before = level.last
+    let before = near?.list === level ? near as Waiting : level.last
     while (before !== null && before.turn > entry.turn) before = before.earlier
+    while (before !== null && before.later !== null && before.later.turn < entry.turn) before = before.later
     entry.earlier = before
     entry.later = before === null ? level.first : before.later
     if (entry.earlier === null) level.first = entry
@@ -66,17 +67,20 @@ export class WaitingList<Entry extends Waiting> {
     return (this.newestFirst ? level.first : level.last) as Entry
   }
 
-  /** So many in the order they are served. */
-  front (count: number): Entry[] {
-    const entries: Entry[] = []
-    for (const level of this.#levels) {
-      let entry = this.newestFirst ? level.last : level.first
-      while (entry !== null && entries.length < count) {
-        entries.push(entry as Entry)
-        entry = this.newestFirst ? entry.earlier : entry.later
-      }
-    }
-    return entries
+  /** The one that is served first. */
+  first (): Entry | null {
+    return this.#firstOf(this.#levels[0])
+  }
+
+  /** The one that is served after another, which is in the list. */
+  after (entry: Entry): Entry | null {
+    const next = this.newestFirst ? entry.earlier : entry.later
+    return next as Entry | null ?? this.#firstOf(this.#levels[this.#levels.indexOf(entry.list as Level) + 1])
+  }
+
+  #firstOf (level: Level | undefined): Entry | null {
+    if (level === undefined) return null
+    return (this.newestFirst ? level.last : level.first) as Entry
   }
 
   #levelOf (priority: number): Level {

@@ -39,6 +39,10 @@ export class Choice implements Selection {
   #reselects = 0
   #refusals = 0
   #full = 0
+  /** Those that were full when no other was left, those that had been tried, and the upstream's list as it was then. */
+  #blockedBy: PublicBackend[] | null = null
+  #triedThen: PublicBackend[] = []
+  #listThen: readonly Backend[] | null = null
 
   constructor (upstream: Upstream, request: FastifyRequest | undefined, method: string, path: string, headers: readonly string[], subset: Subset | null) {
     this.#upstream = upstream
@@ -55,9 +59,10 @@ export class Choice implements Selection {
 
   /** Chooses. Throws, or rejects with, what a balancer throws, and where it chooses what it cannot. */
   next (): Chosen | Promise<Chosen> {
-    const { admission, selector } = this.#upstream
+    const { admission, available, selector } = this.#upstream
     // Asking backends one by one would only tell the same.
-    if (admission !== null && admission.full > 0 && admission.full === this.#upstream.size) return 'full'
+    if (admission !== null && admission.full > 0 && admission.full === this.#upstream.size && available.length > 0) return 'full'
+    if (this.#isBlocked()) return 'full'
     while (true) {
       const chosen = selector.select(this, this.#subset)
       if (chosen instanceof Promise) {
@@ -95,7 +100,7 @@ export class Choice implements Selection {
   /** @returns what came of it, or `null` when another has to be chosen */
   #take (chosen: PublicBackend | undefined): Chosen | null {
     if (this.over) return 'none'
-    if (chosen === undefined) return this.#full > 0 ? 'full' : 'none'
+    if (chosen === undefined) return this.#full > 0 ? this.#block() : 'none'
     if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) throw new TypeError('the load balancer chose something that is no backend of this upstream')
     // One that has gone while an async balancer was thinking.
     if (!this.mayUse(chosen)) {
@@ -103,8 +108,8 @@ export class Choice implements Selection {
       throw new Error('the load balancer chose a backend that is not available')
     }
     (this.tried ??= []).push(chosen)
-    if (chosen.concurrency?.full === true) {
-      if (++this.#full === REFUSALS) this.#passOver(backend => backend.concurrency?.full === true)
+    if (isFull(chosen)) {
+      if (++this.#full === REFUSALS) this.#passOver(isFull)
       return null
     }
     const permit = chosen.circuit.acquire()
@@ -120,7 +125,25 @@ export class Choice implements Selection {
     return 'one'
   }
 
+  #block (): Chosen {
+    const tried = this.tried ?? []
+    this.#blockedBy = tried.filter(isFull)
+    this.#triedThen = tried.filter(backend => !isFull(backend) && backend.circuitState === 'closed')
+    this.#listThen = this.#upstream.available
+    return 'full'
+  }
+
+  /** Whether choosing would say the same again. Somebody who waits is asked often, and a balancer may take its time. */
+  #isBlocked (): boolean {
+    return this.#blockedBy !== null && this.#listThen === this.#upstream.available && this.#blockedBy.every(isFull) &&
+      this.#triedThen.every(backend => this.tried?.includes(backend) === true)
+  }
+
   #passOver (refuses: (backend: Backend) => boolean): void {
     for (const backend of this.#upstream.list()) if (refuses(backend)) (this.tried ??= []).push(backend)
   }
+}
+
+function isFull (backend: PublicBackend): boolean {
+  return (backend as Backend).concurrency?.full === true
 }

@@ -1,25 +1,23 @@
 import type { FastifyBaseLogger } from 'fastify'
-import { Readable } from 'node:stream'
 import type { AttemptReport, AttemptResult, StageTimeouts, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import { backoffDelay, parseRetryAfter, type RetryPolicy } from '../retry/index.ts'
 import type { Upstream } from '../upstream.ts'
+import { AnswerTime } from './answer-time.ts'
 import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
+import { Attempts } from './attempts.ts'
 import { Choice, type Chosen } from './choice.ts'
 import { writeTimeLeft } from './deadline-header.ts'
 import type { Intent } from './intent.ts'
-import { Linger } from './linger.ts'
 import { takeLoadReports } from './load-reports.ts'
-import { IDEMPOTENT } from './outcome.ts'
 import { Place } from './place.ts'
 import type { PrefixMapping } from './prefix-mapping.ts'
-import { rawField } from './raw-fields.ts'
-import { RequestBody, takeWholeBody, type BodyListener } from './request-body.ts'
+import type { BodyListener, RequestBody } from './request-body.ts'
 import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHead } from './response-headers.ts'
+import { Retries } from './retries.ts'
+import { Sending } from './sending.ts'
 import type { Sink, Source } from './sink.ts'
-import { isHttp2 } from './wire.ts'
 
 /** What the one who asked for an exchange wants to hear of it. */
 export interface ExchangeClient {
@@ -42,10 +40,6 @@ export interface ExchangeClient {
 /** What the client or the application has ended, and no backend is to be blamed for. */
 const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED'])
 
-/** Times that a request is sent again because its connection had died idle. */
-const RESENDS = 2
-/** Bodies up to this many bytes are sent in one piece when they have come with the head. */
-const WHOLE_BODY = 65_536
 /** Milliseconds that a connection may have been idle for what cannot be sent again: it may just be being closed. */
 const UNSAFE_IDLE = 250
 /** The one interim response that says nothing. */
@@ -64,28 +58,19 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   readonly #client: ExchangeClient
   readonly #choice: Choice
   readonly #startedAt: number
-  /** By when the response must begin. While the client sends its body only what it has said itself holds. */
-  #answerBy: number
-  #uploadSince = -1
+  readonly #sending: Sending
+  readonly #retries: Retries
+  readonly #attempts = new Attempts()
+  readonly #time: AnswerTime
   #admitted = false
   /** Where it waits, or has waited, to be let in. */
   #place: Place | null = null
-  /** The attempt whose answer is awaited or passed on, and the one beside it that may be quicker. */
-  #attempt: Attempt | null = null
-  #rival: Attempt | null = null
-  /** All attempts, once there is more than one. */
-  #attempts: Attempt[] | null = null
-  /** Those that count for `retry.attempts`. */
-  #tries = 0
-  #resends = 0
-  #waits = 0
   /** Of the wait before another attempt, or of a hedge. */
   #timer: Timer | null = null
   #failure: { code: ErrorCode, error: Error } | null = null
-  #body: Buffer | RequestBody | null = null
-  #handedOver = false
+  /** Whether a copy is wanted. */
   #copies: boolean
-  #waiting = true
+  #answered = false
   #sink: Sink | null = null
   /** Whether bytes that say something have gone to the client. */
   #touched = false
@@ -94,14 +79,16 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   #ended = false
 
   constructor (upstream: Upstream, intent: Intent, client: ExchangeClient) {
-    const { settings: { timeouts, subset, mirror } } = intent
+    const { settings: { timeouts, subset, mirror, retry } } = intent
     const now = upstream.clock.now()
     this.#upstream = upstream
     this.#intent = intent
     this.#client = client
     this.#choice = new Choice(upstream, intent.request, intent.method, intent.path, intent.headers, subset)
     this.#startedAt = now
-    this.#answerBy = Math.min(until(now, timeouts.request), intent.deadline)
+    this.#sending = new Sending(upstream, intent)
+    this.#retries = new Retries(upstream, retry, this.#sending)
+    this.#time = new AnswerTime(now, timeouts.request, intent.deadline)
     this.#copies = mirror !== null && upstream.random() * 100 < mirror.percent
     upstream.counters.begin()
     upstream.budget.begin(now)
@@ -120,29 +107,17 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   /** All attempts so far, in the order they were made. */
   reports (): AttemptReport[] {
-    return this.#all().map(attempt => attempt.report())
+    return this.#attempts.reports()
   }
 
   start (): void {
-    const { body, raw, contentLength } = this.#intent
-    if (body === null || Buffer.isBuffer(body)) this.#body = body
-    else if (body instanceof RequestBody) {
-      // Another exchange has begun with it.
-      body.listener = this
-      this.#body = body
-    } else if (body === raw && contentLength > 0 && contentLength <= WHOLE_BODY) {
-      // A small body has mostly come in the packet of the head, and is parsed by the next tick.
-      process.nextTick(startWithBody, this)
-      return
-    } else return this.startWithBody()
-    this.#admit()
+    if (this.#sending.isSmall) process.nextTick(startWithBody, this)
+    else this.startWithBody()
   }
 
   startWithBody (): void {
     if (this.#ended) return
-    const { body, raw, contentLength } = this.#intent
-    const whole = raw === null || body !== raw || contentLength > WHOLE_BODY ? null : takeWholeBody(raw, contentLength)
-    this.#body = whole ?? new RequestBody(body as Readable, this.#keptBytes(), this)
+    this.#sending.begin(this, this.#copies ? this.#intent.settings.mirror?.maxBodySize ?? 0 : 0)
     this.#admit()
   }
 
@@ -184,7 +159,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   /** There may be room now: false when its backends have none after all. */
   onTurn (): boolean {
     this.#admitted = true
-    this.#choice.forget(this.#triedBackends())
+    this.#choice.forget(this.#attempts.backends())
     let chosen: Chosen | Promise<Chosen>
     try {
       if (this.#upstream.closed) throw proxyError('CLOSED')
@@ -246,31 +221,43 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   /** @param fresh whether it must not go out on a connection that may have died with its backend */
   #dispatch (hedge: boolean, fresh: boolean): void {
-    const { path, method, headers, settings: { timeouts, retry } } = this.#intent
-    const { clock, deadlineHeader } = this.#upstream
+    const { path, method, settings: { timeouts, retry } } = this.#intent
     const { permit, balancer } = this.#choice
     const backend = this.#choice.backend as Backend
-    const now = clock.now()
-    const body = this.#body instanceof RequestBody ? this.#body.open() : this.#body
-    const told = deadlineHeader === null || this.#answerBy === Infinity ? headers : [...headers, deadlineHeader, writeTimeLeft(deadlineHeader, this.#answerBy - now)]
-    const maxIdle = this.#isIdempotent() ? Infinity : UNSAFE_IDLE
-    const outgoing: Outgoing = { origin: backend.origin, path: backend.basePath + path, method, headers: told, body, servername: backend.servername, fresh, maxIdle }
+    const sending = this.#sending
+    const now = this.#upstream.clock.now()
+    const outgoing: Outgoing = {
+      origin: backend.origin,
+      path: backend.basePath + path,
+      method,
+      headers: this.#headersAt(now),
+      body: sending.open(),
+      servername: backend.servername,
+      fresh,
+      maxIdle: sending.idempotent ? Infinity : UNSAFE_IDLE
+    }
     const attempt = new Attempt(backend, permit, this.#upstream, balancer, hedge, this)
-    if (this.#attempt !== null) (this.#attempts ??= [this.#attempt]).push(attempt)
-    if (hedge) this.#rival = attempt
-    else this.#attempt = attempt
-    if (retry !== null && retry.perTryTimeout > 0 && !this.#isIncoming()) attempt.headBy = now + retry.perTryTimeout
+    this.#attempts.add(attempt)
+    if (retry !== null && !sending.incoming) attempt.headBy = until(now, retry.perTryTimeout)
     attempt.deadline = Math.min(until(now, timeouts.connect), attempt.headBy)
     this.#arm()
-    if (!hedge && this.#tries++ === 0) this.#onFirst(now)
+    if (!hedge && this.#retries.tries++ === 0) this.#onFirst(now)
     attempt.dispatch(outgoing)
+  }
+
+  /** The fields that are sent, and how much time there is where that is to be told. */
+  #headersAt (now: number): string[] {
+    const { headers } = this.#intent
+    const { deadlineHeader } = this.#upstream
+    if (deadlineHeader === null || this.#time.told === Infinity) return headers
+    return [...headers, deadlineHeader, writeTimeLeft(deadlineHeader, this.#time.told - now)]
   }
 
   /** What begins with the first attempt: the copy for whom it may concern, and the wait for a second attempt. */
   #onFirst (now: number): void {
     const { hedge } = this.#intent.settings
-    if (this.#copies && !this.#isIncoming()) this.#copy()
-    if (hedge === null || this.#upstream.hedging === null || !this.#isIdempotent()) return
+    if (this.#copies && !this.#sending.incoming) this.#copy()
+    if (hedge === null || this.#upstream.hedging === null || !this.#sending.idempotent) return
     const delay = hedge.delay(this.#upstream.hedging, now)
     if (delay !== undefined && this.#timer === null) this.#timer = this.#upstream.clock.setTimeout(() => this.#hedge(), delay)
   }
@@ -280,10 +267,10 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#timer = null
     const { hedging, tallies, closed } = this.#upstream
     const { hedge } = this.#intent.settings
-    const first = this.#attempt
+    const first = this.#attempts.leading
     if (this.#ended || this.#sink !== null || this.#touched || closed || hedging === null || hedge === null || first === null || first.settled) return
     // A balancer that takes its time would be asked twice at once.
-    if (this.#choice.isAsync || this.#isIncoming() || !this.#isReplayable() || !hedging.allows(hedge.maxExtra)) return
+    if (this.#choice.isAsync || this.#sending.incoming || !this.#sending.replayable || !hedging.allows(hedge.maxExtra)) return
     let chosen: Chosen | Promise<Chosen>
     try {
       chosen = this.#choice.next()
@@ -300,9 +287,9 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   onAttemptConnected (attempt: Attempt): void {
     if (this.#intent.acceptsTrailers) attempt.connection?.rewriteNextHead(announceTrailers)
     if (this.#intent.asterisk && attempt.backend.basePath === '') attempt.connection?.rewriteNextHead(asteriskForm)
-    if (this.#isIncoming()) {
+    if (this.#sending.incoming) {
       const now = this.#upstream.clock.now()
-      if (this.#uploadSince === -1) this.#uploadSince = now
+      this.#time.pause(now)
       attempt.deadline = until(now, this.#intent.settings.timeouts.idle)
     } else this.#awaitHead(attempt)
     this.#arm()
@@ -314,23 +301,19 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   onBodyProgress (): void {
-    const attempt = this.#attempt
+    const attempt = this.#attempts.leading
     if (attempt === null || attempt.settled || attempt.stage === 'connect') return
     attempt.deadline = until(this.#upstream.clock.now(), this.#intent.settings.timeouts.idle)
     this.#arm()
   }
 
   onBodyEnd (): void {
-    const { timeouts, retry } = this.#intent.settings
+    const { retry } = this.#intent.settings
     const now = this.#upstream.clock.now()
-    if (this.#uploadSince !== -1) {
-      // The time that the client took is not the backends'.
-      if (timeouts.request > 0) this.#answerBy = Math.min(this.#answerBy + now - this.#uploadSince, this.#intent.deadline)
-      this.#uploadSince = -1
-    }
-    const attempt = this.#attempt
+    this.#time.resume(now)
+    const attempt = this.#attempts.leading
     if (attempt !== null && !attempt.settled) {
-      if (retry !== null && retry.perTryTimeout > 0) attempt.headBy = now + retry.perTryTimeout
+      if (retry !== null) attempt.headBy = until(now, retry.perTryTimeout)
       if (attempt.stage === 'send') this.#awaitHead(attempt)
       this.#arm()
     }
@@ -343,47 +326,10 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     else this.abandon()
   }
 
-  /** Sends what is to be copied, once. */
+  /** Has the request copied, once. */
   #copy (): void {
-    const { mirror } = this.#intent.settings
-    const body = this.#body instanceof RequestBody ? this.#body.whole() ?? undefined : this.#body
     this.#copies = false
-    const fits = body === null || (body !== undefined && mirror !== null && body.length <= mirror.maxBodySize)
-    this.#client.copy(fits ? body : undefined)
-  }
-
-  /** Whether the client is still sending. */
-  #isIncoming (): boolean {
-    return this.#body instanceof RequestBody && !this.#body.ended
-  }
-
-  /** Whether another attempt could send all of the request. */
-  #isReplayable (): boolean {
-    const limit = this.#intent.settings.retry?.maxBodySize ?? WHOLE_BODY
-    if (this.#body === null) return true
-    return this.#body instanceof RequestBody ? this.#body.replayable(limit) : this.#body.length <= limit
-  }
-
-  /** Whether the request may be processed twice. */
-  #isIdempotent (): boolean {
-    const { method, request, settings: { retry } } = this.#intent
-    if (retry === null ? IDEMPOTENT.has(method) : retry.isIdempotent(method)) return true
-    if (retry === null || retry.idempotencyKey === false) return false
-    if (retry.idempotencyKey === true) return this.#choice.header('idempotency-key') !== undefined
-    try {
-      return request !== undefined && retry.idempotencyKey(request) === true
-    } catch (error) {
-      this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'retry.idempotencyKey threw')
-      return false
-    }
-  }
-
-  /** Bytes of the body that are worth keeping. */
-  #keptBytes (): number {
-    const { retry, fallback, mirror } = this.#intent.settings
-    const replayed = retry === null ? WHOLE_BODY : retry.maxBodySize
-    const wanted = (retry !== null && this.#isIdempotent()) || fallback?.upstream !== undefined
-    return Math.max(wanted ? replayed : 0, this.#copies && mirror !== null ? mirror.maxBodySize : 0)
+    this.#client.copy(this.#sending.whole(this.#intent.settings.mirror?.maxBodySize ?? 0))
   }
 
   // Step: commit or retry
@@ -423,10 +369,9 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   /** Whether an answer does not go to the client, as another may be better, or something else takes its place. */
   #isPassedOver (attempt: Attempt, statusCode: number, rawHeaders: readonly Buffer[]): boolean {
-    const { retry } = this.#intent.settings
-    if (retry !== null && retry.statuses.has(statusCode)) {
-      if (retry.retryAfter) attempt.notBefore = this.#notBefore(rawHeaders)
-      if (this.#otherThan(attempt) !== null) {
+    if (this.#retries.covers(statusCode)) {
+      this.#retries.heed(attempt, rawHeaders)
+      if (this.#attempts.otherThan(attempt) !== null) {
         attempt.discard(rawHeaders)
         this.#log(attempt)
         return this.#goOnWithout(attempt)
@@ -440,35 +385,20 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     return true
   }
 
-  #notBefore (rawHeaders: readonly Buffer[]): number {
-    const { clock } = this.#upstream
-    const value = rawField(rawHeaders, 'retry-after')
-    return value === undefined ? 0 : clock.now() + (parseRetryAfter(value, clock.wall()) ?? 0)
-  }
-
   /** This one's answer is sent on; one beside it is given up. */
   #win (attempt: Attempt): void {
     this.#stopTimer()
-    const other = this.#otherThan(attempt)
-    this.#attempt = attempt
-    this.#rival = null
+    const other = this.#attempts.lead(attempt)
     if (attempt.hedge) this.#upstream.tallies.hedgesWon++
     other?.lose()
-    this.#answered()
-  }
-
-  /** The other attempt under way. */
-  #otherThan (attempt: Attempt): Attempt | null {
-    const other = attempt === this.#attempt ? this.#rival : this.#attempt
-    return other === null || other.settled ? null : other
+    this.#onAnswered()
   }
 
   /** Leaves all to the other attempt, if there is one. */
   #goOnWithout (attempt: Attempt): boolean {
-    const other = this.#otherThan(attempt)
+    const other = this.#attempts.otherThan(attempt)
     if (other === null) return false
-    this.#attempt = other
-    this.#rival = null
+    this.#attempts.lead(other)
     this.#arm()
     return true
   }
@@ -509,40 +439,26 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     if (!this.#tryAgain(attempt, code, null)) this.#fail(code, error)
   }
 
-  /** A connection that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
   mayResend (attempt: Attempt, code: ErrorCode): boolean {
-    return !this.#ended && this.#sink === null && code === 'RESET' && attempt.reused && !attempt.heard && this.#resends < RESENDS &&
-      this.#isIdempotent() && this.#isReplayable() && !this.#upstream.closed && this.#choice.mayUse(attempt.backend)
+    return !this.#ended && this.#sink === null && this.#retries.mayResend(attempt, code) && this.#choice.mayUse(attempt.backend)
   }
 
   #resend ({ backend }: Attempt): boolean {
     const permit = backend.circuit.acquire()
     if (permit === -1) return false
     this.#stopTimer()
-    this.#resends++
     this.#upstream.tallies.retries++
+    this.#retries.resends++
+    this.#retries.tries--
     this.#choice.backend = backend
     this.#choice.permit = permit
-    this.#tries--
     this.#dispatch(false, true)
     return true
   }
 
   /** Makes another attempt, or arranges for one, where that is allowed. @param code the failure; `null` for an answer, whose head is given */
   #tryAgain (attempt: Attempt, code: ErrorCode | null, rawHeaders: readonly Buffer[] | null): boolean {
-    const { retry } = this.#intent.settings
-    const { budget, clock, closed, tallies } = this.#upstream
-    if (retry === null || closed || this.#touched || this.#tries >= retry.attempts) return false
-    if (code !== null && !retry.covers(code, attempt.stage)) return false
-    // What was never sent was never processed.
-    if (attempt.stage !== 'connect' && !this.#isIdempotent()) return false
-    if (!this.#isReplayable()) return false
-    const now = clock.now()
-    if (now >= this.#limit()) return false
-    if (!budget.allows(now)) {
-      tallies.retriesDenied++
-      return false
-    }
+    if (this.#touched || !this.#retries.mayTry(attempt, code, this.#time.limit)) return false
     let chosen: Chosen | Promise<Chosen>
     try {
       chosen = this.#choice.next()
@@ -550,55 +466,35 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer threw on a retry')
       return false
     }
-    const delay = chosen === 'none' || chosen === 'full' ? this.#delay(now) : 0
+    const delay = chosen === 'none' || chosen === 'full' ? this.#retries.delay(this.#attempts, this.#time.limit) : 0
     if (delay === undefined) return false
     this.#stopTimer()
-    budget.spend(now)
-    tallies.retries++
+    this.#retries.spend()
     if (rawHeaders !== null) {
       attempt.discard(rawHeaders)
       this.#log(attempt)
     }
-    if (chosen !== 'none' && chosen !== 'full') this.#await(chosen)
-    else {
-      this.#timer = clock.setTimeout(() => this.#onWaited(), delay)
-      // Nothing else may be there that holds the process up until then.
-      this.#timer.ref?.()
-      this.#arm()
-    }
+    if (chosen === 'none' || chosen === 'full') this.#waitFor(delay)
+    else this.#await(chosen)
     return true
   }
 
-  /** Milliseconds before backends that were tried may be tried again; `undefined` where that is not worth waiting for. */
-  #delay (now: number): number | undefined {
-    const { available, random } = this.#upstream
-    const tried = this.#triedBackends() as Backend[]
-    if (!tried.some(backend => available.includes(backend))) return undefined
-    const { backoff } = this.#intent.settings.retry as RetryPolicy
-    const asked = Math.min(...this.#all().map(({ notBefore }) => notBefore)) - now
-    const delay = Math.max(backoffDelay(backoff, this.#waits, random), asked)
-    if (now + delay >= this.#limit()) return undefined
-    this.#waits++
-    return delay
+  /** Waits before backends that were tried are tried again. */
+  #waitFor (delay: number): void {
+    this.#timer = this.#upstream.clock.setTimeout(() => this.#onWaited(), delay)
+    // Nothing else may be there that holds the process up until then.
+    this.#timer.ref?.()
+    this.#arm()
   }
 
-  /** The wait before another attempt is over: any backend will do that has not asked to be left alone for longer. */
+  /** Any backend will do now that has not asked to be left alone for longer. */
   #onWaited (): void {
     this.#timer = null
     if (this.#ended) return
     const now = this.#upstream.clock.now()
-    const notYet = this.#all().filter(({ notBefore }) => notBefore > now)
+    const notYet = this.#attempts.all().filter(({ notBefore }) => notBefore > now)
     this.#choice.forget(notYet.length === 0 ? null : notYet.map(({ backend }) => backend))
     this.#choose()
-  }
-
-  #all (): Attempt[] {
-    return this.#attempts ?? (this.#attempt === null ? [] : [this.#attempt])
-  }
-
-  #triedBackends (): Backend[] | null {
-    const attempts = this.#all()
-    return attempts.length === 0 ? null : attempts.map(({ backend }) => backend)
   }
 
   // Step: stream
@@ -622,7 +518,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   resume (): void {
-    const attempt = this.#attempt
+    const attempt = this.#attempts.leading
     if (this.#ended || attempt === null) return
     this.#heldByClient = false
     attempt.deadline = this.deadline = until(this.#upstream.clock.now(), this.#intent.settings.timeouts.idle)
@@ -643,7 +539,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   abandon (): void {
     if (this.#ended) return
     const cause = new Error('the client went away')
-    const attempt = this.#attempt
+    const attempt = this.#attempts.leading
     this.#cancelAll('CLIENT_CLOSED', cause)
     this.#intent.log?.info({ upstream: this.#upstream.name, backend: attempt?.backend.id, statusCode: 499, stage: attempt?.stage }, 'the client closed the request')
     const error = proxyError('CLIENT_CLOSED', cause)
@@ -660,7 +556,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   isOn (backend: object): boolean {
-    return [this.#attempt, this.#rival].some(attempt => attempt !== null && !attempt.settled && attempt.backend === backend)
+    return this.#attempts.underWay().some(attempt => attempt.backend === backend)
   }
 
   onSettleFault (error: unknown): void {
@@ -670,23 +566,23 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   onDeadline (): void {
     const now = this.#upstream.clock.now()
     const place = this.#place
-    if (place !== null && place.list !== null && Math.min(place.until, this.#limit()) <= now) {
+    if (place !== null && place.list !== null && Math.min(place.until, this.#time.limit) <= now) {
       this.#count('queue')
       return this.onShed()
     }
-    if (this.#sink === null && this.#limit() <= now) {
+    if (this.#sink === null && this.#time.limit <= now) {
       this.#count('request')
       return this.#stop('TIMEOUT')
     }
-    for (const attempt of [this.#rival, this.#attempt]) {
-      if (!this.#ended && attempt !== null && !attempt.settled && attempt.deadline <= now) this.#timeOut(attempt)
+    for (const attempt of this.#attempts.underWay()) {
+      if (!this.#ended && !attempt.settled && attempt.deadline <= now) this.#timeOut(attempt)
     }
     if (!this.#ended) this.#arm()
   }
 
   #timeOut (attempt: Attempt): void {
     const { stage } = attempt
-    if (stage === 'send' && this.#isIncoming() && !(this.#body as RequestBody).heldByBackend) {
+    if (stage === 'send' && this.#sending.incoming && !this.#sending.heldByBackend) {
       this.#count('client')
       return this.#stop('REQUEST_TIMEOUT')
     }
@@ -715,12 +611,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   /** @returns those that were still under way */
   #cancelAll (code: ErrorCode, cause?: unknown): Attempt[] {
-    const cancelled: Attempt[] = []
-    for (const attempt of [this.#attempt, this.#rival]) {
-      if (attempt === null || attempt.settled) continue
-      attempt.cancel(code, cause)
-      cancelled.push(attempt)
-    }
+    const cancelled = this.#attempts.underWay()
+    for (const attempt of cancelled) attempt.cancel(code, cause)
     return cancelled
   }
 
@@ -735,9 +627,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   /** The body for another exchange; `undefined` where some of it is lost. This one must have failed. */
   handOver (): Buffer | RequestBody | null | undefined {
-    if (this.#body instanceof RequestBody && !this.#body.replayable(Infinity)) return undefined
-    this.#handedOver = true
-    return this.#body
+    return this.#sending.handOver()
   }
 
   // Step: record
@@ -746,7 +636,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#ended = true
     this.#choice.over = true
     this.#stopTimer()
-    this.#answered()
+    this.#onAnswered()
     const { admission, clock, counters } = this.#upstream
     if (this.#place !== null) admission?.forget(this.#place)
     if (this.#admitted) admission?.leave()
@@ -754,30 +644,21 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     counters.end(result, time)
     const { log } = this.#intent
     if (log === undefined || !logsDebug(log)) return
-    const { backend, statusCode, stage } = this.#attempt ?? {}
+    const { backend, statusCode, stage } = this.#attempts.leading ?? {}
     const attempts = this.reports().map(({ backend, result, time, hedge, outcome: { stage, statusCode } }) => ({ backend: backend.id, result, stage, statusCode, time, hedge }))
     log.debug({ upstream: this.#upstream.name, backend: backend?.id, statusCode, stage, result, attempts, responseTime: time }, 'exchange finished')
   }
 
   /** No answer is waited for any more. */
-  #answered (): void {
-    if (!this.#waiting) return
-    this.#waiting = false
+  #onAnswered (): void {
+    if (this.#answered) return
+    this.#answered = true
     this.#upstream.budget.end()
   }
 
-  /** Lets go of the body, and of what is left of the request. */
   #letGo (): void {
-    const { clock, deadlines } = this.#upstream
-    const { body, raw } = this.#intent
-    if (!this.#handedOver) {
-      const incoming = this.#isIncoming()
-      if (this.#body instanceof RequestBody) this.#body.close()
-      if (raw !== null && incoming && !raw.destroyed && !isHttp2(raw)) new Linger(raw, clock, deadlines)
-      // A web stream that nobody will read on is told so.
-      if (raw === null && body instanceof Readable && !body.readableEnded) body.destroy()
-    }
-    deadlines.remove(this)
+    this.#sending.close()
+    this.#upstream.deadlines.remove(this)
   }
 
   #log (attempt: Attempt): void {
@@ -792,18 +673,12 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     }, 'attempt failed')
   }
 
-  /** By when there must be an answer. */
-  #limit (): number {
-    return this.#uploadSince === -1 ? this.#answerBy : this.#intent.deadline
-  }
-
   /** Works out by when something has to happen next. */
   #arm (): void {
-    let deadline = this.#sink === null ? this.#limit() : Infinity
-    if (this.#place !== null && this.#place.list !== null) deadline = Math.min(deadline, this.#place.until)
-    if (this.#attempt !== null && !this.#attempt.settled) deadline = Math.min(deadline, this.#attempt.deadline)
-    if (this.#rival !== null && !this.#rival.settled) deadline = Math.min(deadline, this.#rival.deadline)
-    this.deadline = deadline
+    const place = this.#place
+    const byTime = this.#sink === null ? this.#time.limit : Infinity
+    const byPlace = place === null || place.list === null ? Infinity : place.until
+    this.deadline = Math.min(byTime, byPlace, this.#attempts.deadline)
   }
 
   #stopTimer (): void {

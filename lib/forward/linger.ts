@@ -18,7 +18,6 @@ export class Linger implements Deadlined {
   constructor (raw: IncomingMessage, clock: Clock, deadlines: Deadlines) {
     this.#raw = raw
     this.deadline = clock.now() + LONGEST
-    deadlines.add(this)
     const done = () => deadlines.remove(this)
     raw.once('end', done).once('close', done)
     // After the body has let go of it, and any stream that a hook has put between.

@@ -1,31 +1,47 @@
 /**
- * A backend in a process of its own, which can be stopped and killed: `backend-process.mjs ID PORT TAKES BEHAVIOUR`. Its parent tells it
- * by messages how to behave, see `backend-process.ts`.
+ * A backend in a process of its own, which can be stopped and killed: `backend-process.mjs SETUP`, see `Setup` in `backend-process.ts`.
+ * Its parent tells it by messages how to behave, and by SIGTERM to end in order.
  */
+import { openSync, writeSync } from 'node:fs'
 import { createServer } from 'node:http'
 
-const [id, port, takes, first] = process.argv.slice(2)
+const { id, port, takes, spread, behaviour: first, idle, journal } = JSON.parse(process.argv[2])
 let behaviour = first
 /** Requests for anything but `/health`: when they were sent, if they say so, and when they came. */
 let requests = []
 const held = []
-let listening = Number(port)
+let listening = port
+/** Whether it answers what it has, and then ends. */
+let leaving = false
+/** Milliseconds that an answer takes at the least. */
+let pace = takes
+/** A file and not a message: what was written to it before a SIGKILL is there after it. */
+const book = journal === undefined ? -1 : openSync(journal, 'a')
 
 const server = createServer((request, response) => {
   const health = request.url === '/health'
   if (!health) requests.push([Number(request.headers['x-sent']) || 0, now()])
+  note('got', request)
   if (behaviour === 'silent') return
-  if (request.url === '/half') response.writeHead(200, { 'content-length': id.length * 2 }).write(id)
+  const headers = { 'content-length': id.length }
+  if (idle !== undefined) {
+    // Where we say it ourselves, Node does not say for how long.
+    headers.connection = 'keep-alive'
+    hangUpAfter(request.socket, response)
+  }
+  if (request.url === '/half') response.writeHead(200, { ...headers, 'content-length': id.length * 2 }).write(id)
   const status = behaviour === 'unavailable' ? 503 : 200
   const answer = () => {
-    if (request.url === '/half') response.end(id)
-    else response.writeHead(status, { 'content-length': id.length }).end(id)
+    if (request.url === '/half') return response.end(id)
+    note('done', request)
+    if (leaving) headers.connection = 'close'
+    response.writeHead(status, headers).end(id)
   }
   if (!health && (behaviour === 'held' || request.url !== '/')) {
     held.push(answer)
     process.send({ held: held.length })
-  } else if (health || takes === '0') answer()
-  else setTimeout(answer, Number(takes))
+  } else if (health || pace === 0) answer()
+  else setTimeout(answer, pace * (1 + spread * random()))
 })
 
 const commands = {
@@ -41,6 +57,9 @@ const commands = {
   report: () => ({ requests, held: held.length }),
   forget () {
     requests = []
+  },
+  pace (milliseconds) {
+    pace = milliseconds
   }
 }
 
@@ -62,6 +81,23 @@ function refuse () {
   })
 }
 
+/** Node's own `keepAliveTimeout` waits a second longer than it is told. */
+function hangUpAfter (socket, response) {
+  clearTimeout(socket.hangUp)
+  response.on('finish', () => { socket.hangUp = setTimeout(() => socket.destroy(), idle) })
+}
+
+function note (what, { method, headers }) {
+  if (book !== -1 && headers['x-id'] !== undefined) writeSync(book, `${what} ${method} ${headers['x-id']}\n`)
+}
+
+let state = id.charCodeAt(0)
+/** The same numbers in every run. Source: Park and Miller's minimal standard. */
+function random () {
+  state = state * 48_271 % 0x7fff_ffff
+  return state / 0x7fff_ffff
+}
+
 /** Milliseconds on a scale that all processes of this machine share. */
 function now () {
   return performance.timeOrigin + performance.now()
@@ -69,6 +105,11 @@ function now () {
 
 process.on('message', async ([command, argument]) => process.send({ done: await commands[command](argument) ?? null }))
 process.on('disconnect', () => process.exit())
+process.on('SIGTERM', () => {
+  leaving = true
+  // Closes what is idle at once, and the rest as it is answered.
+  server.close(() => process.exit())
+})
 await listen(listening)
 const since = now()
 if (behaviour === 'refusing') await refuse()

@@ -1,5 +1,6 @@
 import { fork, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
+import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Test } from 'tap'
 
@@ -12,6 +13,24 @@ export interface Report {
   requests: [sent: number, came: number][]
   /** Those that it holds. */
   held: number
+}
+
+/** How a backend is, beside its behaviour. */
+export interface Setup {
+  /** Milliseconds that it takes for an answer, and by what part of that some take longer, each by another. */
+  takes?: number
+  spread?: number
+  /** Milliseconds after which it closes a connection that is idle, without having told for how long it would keep it. */
+  idle?: number
+  /** A file that keeps the requests that have an `x-id`, whatever becomes of the process. */
+  journal?: string
+}
+
+/** One line of a journal: the backend has got a request, or is about to answer it. */
+export interface Entry {
+  what: 'got' | 'done'
+  method: string
+  id: string
 }
 
 /** Those that are running. A stopped one would outlive a parent that dies. */
@@ -29,15 +48,14 @@ export class BackendProcess {
   since = 0
   /** Requests that it holds, by what it has told so far. */
   held = 0
-  readonly #takes: number
+  readonly #setup: Setup
   #child!: ChildProcess
   #replies: ((reply: unknown) => void)[] = []
   #onHeld: (() => void)[] = []
 
-  /** @param takes milliseconds that it takes for an answer */
-  constructor (id: string, takes = 0) {
+  constructor (id: string, setup: Setup = {}) {
     this.id = id
-    this.#takes = takes
+    this.#setup = setup
   }
 
   get url (): string {
@@ -47,7 +65,8 @@ export class BackendProcess {
   /** Starts it, or starts it again on its port. */
   async start (behaviour: Behaviour = 'well'): Promise<this> {
     this.held = 0
-    const child = this.#child = fork(join(import.meta.dirname, 'backend-process.mjs'), [this.id, String(this.port), String(this.#takes), behaviour], { execPath: process.execPath, execArgv: [] })
+    const setup = JSON.stringify({ takes: 0, spread: 0, ...this.#setup, id: this.id, port: this.port, behaviour })
+    const child = this.#child = fork(join(import.meta.dirname, 'backend-process.mjs'), [setup], { execPath: process.execPath, execArgv: [] })
     running.add(child)
     child.on('exit', () => running.delete(child))
     child.on('message', (message: { done: unknown } | { held: number }) => {
@@ -101,6 +120,21 @@ export class BackendProcess {
     await this.#ask('forget')
   }
 
+  /** Lets it take so many milliseconds for an answer, until it is started again. */
+  async pace (milliseconds: number): Promise<void> {
+    await this.#ask('pace', milliseconds)
+  }
+
+  /** What its journal has, oldest first. */
+  journal (): Entry[] {
+    const { journal } = this.#setup
+    if (journal === undefined || !existsSync(journal)) return []
+    return readFileSync(journal, 'utf8').split('\n').slice(0, -1).map(line => {
+      const [what, method, id] = line.split(' ')
+      return { what, method, id } as Entry
+    })
+  }
+
   /** SIGSTOP: its port goes on accepting connections, and nothing is answered. */
   stop (): void {
     this.#child.kill('SIGSTOP')
@@ -113,22 +147,40 @@ export class BackendProcess {
   }
 
   /** SIGKILL; resolves when it is gone. */
-  async kill (): Promise<void> {
+  kill (): Promise<void> {
+    return this.#end('SIGKILL')
+  }
+
+  /** SIGTERM: it takes nothing any more, answers what it has with `Connection: close`, and resolves when it is gone. */
+  retire (): Promise<void> {
+    return this.#end('SIGTERM')
+  }
+
+  async #end (signal: NodeJS.Signals): Promise<void> {
     if (!running.has(this.#child)) return
     const gone = once(this.#child, 'exit')
-    this.#child.kill('SIGKILL')
+    this.#child.kill(signal)
     await gone
   }
 
-  #ask (command: string, argument?: string): Promise<unknown> {
+  #ask (command: string, argument?: unknown): Promise<unknown> {
     this.#child.send([command, argument])
     return new Promise(resolve => this.#replies.push(resolve))
   }
 }
 
 /** Starts a backend for each id, killed with the test. */
-export async function backendProcesses (t: Test, ...ids: string[]): Promise<BackendProcess[]> {
-  const backends = ids.map(id => new BackendProcess(id))
+export function backendProcesses (t: Test, ...ids: string[]): Promise<BackendProcess[]> {
+  return startAll(t, ids.map(id => new BackendProcess(id)))
+}
+
+/** The same for backends that keep journals, and may be slow or impatient. */
+export function journallingBackends (t: Test, ids: string, setup: Setup = {}): Promise<BackendProcess[]> {
+  const folder = t.testdir()
+  return startAll(t, [...ids].map(id => new BackendProcess(id, { ...setup, journal: join(folder, id) })))
+}
+
+async function startAll (t: Test, backends: BackendProcess[]): Promise<BackendProcess[]> {
   t.teardown(() => Promise.all(backends.map(backend => backend.kill())))
   return await Promise.all(backends.map(backend => backend.start()))
 }

@@ -1062,7 +1062,7 @@ t.test('changing a backend leaves its circuit as it is', async t => {
 
 t.test('each upstream has circuits of its own', async t => {
   const { gateway: { app }, players: [a], get, state } = await stage(t, 1)
-  const other = app.proxy.addUpstream('other', { backends: [{ id: 'a', url: a.wire.url }], breaker: { threshold: 2 } })
+  const other = app.proxy.addUpstream('other', { backends: [{ id: 'a', url: a.wire.url }], breaker: { threshold: 2 }, retry: false })
   const names: string[] = []
   other.on('circuit:open', ({ upstream }) => { names.push(upstream) })
   app.proxy.on('circuit:open', ({ upstream }) => { names.push(`all: ${upstream}`) })

@@ -408,7 +408,7 @@ t.test('a call has timeouts of its own, in each of the three ways to forward', a
 
 t.test('a call\'s timeouts come before those of its upstream, and a named upstream has its own', async t => {
   const { clock, backend, gateway } = await start(t, () => {}, { routes: [{ prefix: '/', upstream: 'other' }] }, {
-    setup: app => { app.proxy.addUpstream('other', { backends: [app.proxy.listBackends()[0].url.href], timeout: { headers: 2_000 } }) }
+    setup: app => { app.proxy.addUpstream('other', { backends: [app.proxy.listBackends()[0].url.href], timeout: { headers: 2_000 }, retry: false }) }
   })
   const client = await gateway.connect()
   client.send('GET / HTTP/1.1\r\nHost: g\r\n\r\n')

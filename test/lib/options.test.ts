@@ -50,6 +50,7 @@ const needed: [RegExp, object][] = [
   [/weights$/, { from: 'latency' }],
   [/affinity$/, { secret: SECRET }],
   [/split\[0\]$/, { match: {} }],
+  [/mirror$/, { upstream: 'default' }],
   // Some of what a check asks for it can only ask for by HTTP.
   [/(?:health|healthCheck)$/, { path: '/' }]
 ]
@@ -57,6 +58,7 @@ const needed: [RegExp, object][] = [
 /** What an object has to hold beside what a test puts into it. @param step the last one of its path */
 function besides (path: string, step: string): object {
   const [, variant] = /\{(.+)\}$/.exec(step) ?? []
+  if (variant === 'statusCode') return { statusCode: 503 }
   if (variant !== undefined) return { [BALANCERS.includes(variant) || RULES.includes(variant) ? 'type' : variant]: variant }
   return { ...needed.find(([place]) => place.test(path))?.[1] }
 }
@@ -223,6 +225,83 @@ const outlierCases: Record<string, Cases> = {
   'outlier.maxEjectionPercent': numberTo(100)
 }
 
+const orOptions = 'a boolean or an object of options'
+const retryCasesAt = (path: string): Record<string, Cases> => ({
+  [path]: { good: [true, false, {}, { attempts: 2 }], bad: ['yes', 3, [], null], expected: orOptions },
+  [`${path}.attempts`]: whole(1),
+  [`${path}.methods`]: { good: [[], ['GET', 'POST']], bad: ['GET', {}, null], expected: 'an array' },
+  [`${path}.statuses`]: { good: [[], [429, 503]], bad: [503, {}, null], expected: 'an array' },
+  [`${path}.on`]: { good: [[], ['connect', 'reset', 'timeout', 'bad-response']], bad: ['connect', {}, null], expected: 'an array' },
+  [`${path}.backoff`]: { good: [{}, { base: 5 }], bad: [5, true, [], null], expected: 'an object' },
+  [`${path}.backoff.base`]: milliseconds,
+  [`${path}.backoff.factor`]: number(1),
+  [`${path}.backoff.max`]: milliseconds,
+  [`${path}.perTryTimeout`]: milliseconds,
+  [`${path}.maxBodySize`]: whole(0),
+  [`${path}.retryAfter`]: aBoolean,
+  [`${path}.idempotencyKey`]: { good: [true, false, nothing], bad: ['x-key', 5, null], expected: 'a boolean or a function' }
+})
+const hedgeCasesAt = (path: string): Record<string, Cases> => ({
+  [path]: { good: [true, false, {}, { percentile: 99 }], bad: ['yes', 95, [], null], expected: orOptions },
+  [`${path}.percentile`]: { good: [1, 95, 99.9], bad: [0, 100, '95', NaN, null], expected: 'a number of at least 1 and of at most 99.9' },
+  [`${path}.minDelay`]: milliseconds,
+  [`${path}.maxExtra`]: numberTo(1)
+})
+const fallbackOn: Cases = {
+  good: [[], ['TIMEOUT', 'OVERLOADED'], ['NO_BACKEND', 'CIRCUIT_OPEN', 'CONNECT', 'RESET', 'BAD_RESPONSE', 503, 400, 599]],
+  bad: ['TIMEOUT', {}, null],
+  expected: 'an array'
+}
+const fallbackCasesAt = (path: string, words: string[]): Record<string, Cases> => ({
+  [path]: {
+    good: [...words, false, nothing, {}, { statusCode: 200, headers: { 'x-a': 'b' }, body: { a: 1 } }, { upstream: 'other' }, { upstream: 'other', on: ['TIMEOUT'] }],
+    bad: ['all', true, 5, null, []],
+    expected: [...words.map(word => `'${word}'`), 'an object { statusCode, headers, body }, an object { upstream }, a function, or false'].join(', ')
+  },
+  [`${path}{upstream}.upstream`]: { ...aName, bad: ['', 5, null] },
+  [`${path}{upstream}.on`]: fallbackOn,
+  [`${path}{statusCode}.statusCode`]: integer(200, 599),
+  [`${path}{statusCode}.headers`]: { good: [{}, { a: 'b', c: ['d', 'e'] }], bad: ['a: b', 5, null, []], expected: 'an object' },
+  [`${path}{statusCode}.body`]: { good: ['', 'sorry', 5, null, { error: 'sorry' }, Buffer.from('sorry')], bad: [], expected: '' },
+  [`${path}{statusCode}.on`]: fallbackOn
+})
+const mirrorCasesAt = (path: string): Record<string, Cases> => ({
+  [path]: { good: [false, { upstream: 'default' }], bad: [true, 'other', 5, null, []], expected: 'false or an object with an upstream' },
+  [`${path}.upstream`]: { good: ['default'], bad: ['', 5, null, undefined], expected: 'a string of at least 1 characters' },
+  [`${path}.percent`]: numberTo(100),
+  [`${path}.maxBodySize`]: whole(0),
+  [`${path}.maxInFlight`]: whole(1)
+})
+const surviveCases: Record<string, Cases> = {
+  ...retryCasesAt('retry'),
+  'retry.budget': { good: [{}, { percent: 10 }], bad: [20, true, [], null], expected: 'an object' },
+  'retry.budget.percent': numberTo(1_000),
+  'retry.budget.minPerSecond': number(0),
+  ...hedgeCasesAt('hedge'),
+  limits: { good: [false, {}, { maxInFlight: 5, adaptive: true }], bad: [true, 100, 'x', [], null], expected: 'false or an object of options' },
+  'limits.maxInFlight': whole(1),
+  'limits.maxPerBackend': whole(1),
+  'limits.adaptive': { good: [true, false, {}, { min: 2, max: 50 }], bad: ['yes', 5, [], null], expected: orOptions },
+  'limits.adaptive.initial': whole(1),
+  'limits.adaptive.min': { ...whole(1), good: [1, 2, 1_000] },
+  'limits.adaptive.max': { ...whole(1), good: [4, 5, 100_000] },
+  'limits.adaptive.tolerance': number(1),
+  'limits.adaptive.smoothing': { good: [0.01, 0.5, 1], bad: [0, 1.1, '0.2', NaN, null], expected: 'a number of at least 0.01 and of at most 1' },
+  'limits.adaptive.queueSize': whole(1),
+  'limits.queue': { good: [true, false, {}, { size: 5 }], bad: ['yes', 5, [], null], expected: orOptions },
+  'limits.queue.size': whole(1),
+  'limits.queue.timeout': milliseconds,
+  'limits.queue.order': { good: ['fifo', 'lifo'], bad: ['random', '', true, null], expected: "'fifo' or 'lifo'" },
+  'limits.priority': aFunction,
+  ...fallbackCasesAt('fallback', []),
+  ...mirrorCasesAt('mirror'),
+  deadlineHeader: { good: ['x-time-left', 'grpc-timeout', false], bad: [true, '', 'two words', 'x\r\ny', 5, null], expected: 'the name of a header or false' },
+  ...retryCasesAt('routes[0].retry'),
+  ...hedgeCasesAt('routes[0].hedge'),
+  ...fallbackCasesAt('routes[0].fallback', ['any', 'none']),
+  ...mirrorCasesAt('routes[0].mirror')
+}
+
 /** Of each option some values that are right, some that are wrong, and what is expected instead of those. */
 const cases: Record<string, Cases> = {
   backends: { good: [[], [URL_1], [{ url: URL_1 }], [URL_1, { id: 'b', url: 'http://127.0.0.1:2' }]], bad: [URL_1, 5, null, {}], expected: 'an array' },
@@ -275,6 +354,7 @@ const cases: Record<string, Cases> = {
   ...breakerCases,
   ...healthCases,
   ...outlierCases,
+  ...surviveCases,
   timeout: { good: [{}, { connect: 1, headers: 2, idle: 3, request: 4 }], bad: [5, false, null, []], expected: 'an object' },
   'timeout.connect': milliseconds,
   'timeout.headers': milliseconds,
@@ -315,7 +395,6 @@ const cases: Record<string, Cases> = {
   'routes[0].split[0].when{cookie}.cookie': { ...aName, bad: ['', 5, null, undefined] },
   'routes[0].split[0].when{cookie}.value': { good: ['', 'a'], bad: [5, true, null], expected: 'a string' },
   ...keysAt('routes[0].splitKey'),
-  'routes[0].fallback': { good: ['any', 'none'], bad: ['all', false, true, 5, null], expected: "'any' or 'none'" },
   'routes[0].timeout': { good: [{}, { headers: 5 }], bad: [5, null, []], expected: 'an object' },
   'routes[0].timeout.connect': milliseconds,
   'routes[0].timeout.headers': milliseconds,

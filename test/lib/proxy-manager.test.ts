@@ -268,18 +268,31 @@ const zero = {
   p99ResponseTime: 0
 }
 /** The same of a backend that was never chosen. */
-const unused = { ...zero, share: 0, weight: 1, effectiveWeight: 1, chosenBecause: { balancer: 0, affinity: 0, priority: 0, zone: 0, fallback: 0, panic: 0 } }
+const unused = { ...zero, share: 0, weight: 1, effectiveWeight: 1, limit: null, chosenBecause: { balancer: 0, affinity: 0, priority: 0, zone: 0, fallback: 0, panic: 0 } }
 
 t.test('metrics that have counted nothing are all zeros, and plain data', t => {
   const manager = new ProxyManager({ backends: [A], upstreams: { one: { backends: [B] }, two: {} } })
-  t.strictSame(JSON.parse(JSON.stringify(manager.getMetrics())), {
+  const none = {
     ...zero,
     totalRetries: 0,
-    panic: false,
+    retriesDenied: 0,
+    hedgedRequests: 0,
+    hedgesWon: 0,
+    queuedRequests: 0,
+    queueLength: 0,
+    shedRequests: 0,
+    timeouts: { queue: 0, connect: 0, send: 0, wait: 0, stream: 0, client: 0, request: 0 },
+    fallbacksServed: 0,
+    mirroredRequests: 0,
+    mirrorsSkipped: 0,
+    panic: false
+  }
+  t.strictSame(JSON.parse(JSON.stringify(manager.getMetrics())), {
+    ...none,
     backends: { a: unused },
     upstreams: {
-      one: { ...zero, totalRetries: 0, panic: false, backends: { b: unused } },
-      two: { ...zero, totalRetries: 0, panic: false, backends: {} }
+      one: { ...none, backends: { b: unused } },
+      two: { ...none, backends: {} }
     }
   })
   t.strictSame(Object.keys(manager.upstream('one').getMetrics()).includes('upstreams'), false, 'a named one has none below it')

@@ -1,0 +1,37 @@
+/** The time that a response may take to begin. It stands still while the client sends its body; what the client itself has said does not. */
+export class AnswerTime {
+  #by: number
+  readonly #clientBy: number
+  readonly #bounded: boolean
+  #pausedAt = -1
+
+  /**
+   * @param timeout `timeout.request`; 0 for ever
+   * @param clientBy by when the client wants its answer, on the clock's scale
+   */
+  constructor (now: number, timeout: number, clientBy: number) {
+    this.#bounded = timeout > 0
+    this.#by = timeout > 0 ? Math.min(now + timeout, clientBy) : clientBy
+    this.#clientBy = clientBy
+  }
+
+  /** By when, as it is now; `Infinity` for ever. */
+  get limit (): number {
+    return this.#pausedAt === -1 ? this.#by : this.#clientBy
+  }
+
+  /** By when, as a backend is told: as if the body had come. */
+  get told (): number {
+    return this.#by
+  }
+
+  pause (now: number): void {
+    if (this.#pausedAt === -1) this.#pausedAt = now
+  }
+
+  resume (now: number): void {
+    if (this.#pausedAt === -1) return
+    if (this.#bounded) this.#by = Math.min(this.#by + now - this.#pausedAt, this.#clientBy)
+    this.#pausedAt = -1
+  }
+}

@@ -1,0 +1,80 @@
+import type { ErrorCode } from '../errors.ts'
+import { backoffDelay, parseRetryAfter } from '../retry/index.ts'
+import type { Upstream } from '../upstream.ts'
+import type { Attempt } from './attempt.ts'
+import type { Attempts } from './attempts.ts'
+import { rawField } from './raw-fields.ts'
+import type { Settings } from './settings.ts'
+import type { Sending } from './sending.ts'
+
+/** Times that a request is sent again because its connection had died idle. */
+const RESENDS = 2
+
+/** Whether, and when, an exchange may make another attempt. */
+export class Retries {
+  /** Attempts that count for `retry.attempts`. */
+  tries = 0
+  resends = 0
+  readonly #upstream: Upstream
+  readonly #policy: Settings['retry']
+  readonly #sending: Sending
+  #waits = 0
+
+  constructor (upstream: Upstream, policy: Settings['retry'], sending: Sending) {
+    this.#upstream = upstream
+    this.#policy = policy
+    this.#sending = sending
+  }
+
+  /** Whether a connection was one that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
+  mayResend (attempt: Attempt, code: ErrorCode): boolean {
+    return code === 'RESET' && attempt.reused && !attempt.heard && this.resends < RESENDS &&
+      this.#sending.idempotent && this.#sending.replayable && !this.#upstream.closed
+  }
+
+  /** Whether such an answer is one to try again after. */
+  covers (statusCode: number): boolean {
+    return this.#policy !== null && this.#policy.statuses.has(statusCode)
+  }
+
+  /** Whether another attempt may be made now; counts what only the budget denies. @param code the failure, `null` for an answer */
+  mayTry (attempt: Attempt, code: ErrorCode | null, limit: number): boolean {
+    const { budget, clock, closed, tallies } = this.#upstream
+    const policy = this.#policy
+    if (policy === null || closed || this.tries >= policy.attempts) return false
+    if (code !== null && !policy.covers(code, attempt.stage)) return false
+    // What was never sent was never processed.
+    if ((attempt.stage !== 'connect' && !this.#sending.idempotent) || !this.#sending.replayable) return false
+    const now = clock.now()
+    if (now >= limit) return false
+    const allowed = budget.allows(now)
+    if (!allowed) tallies.retriesDenied++
+    return allowed
+  }
+
+  /** Counts one that is made. */
+  spend (): void {
+    this.#upstream.budget.spend(this.#upstream.clock.now())
+    this.#upstream.tallies.retries++
+  }
+
+  /** Notes before when a backend has asked not to be asked again. RFC 9110, 10.2.3. */
+  heed (attempt: Attempt, rawHeaders: readonly Buffer[]): void {
+    const { clock } = this.#upstream
+    const value = this.#policy?.retryAfter === true ? rawField(rawHeaders, 'retry-after') : undefined
+    if (value !== undefined) attempt.notBefore = clock.now() + (parseRetryAfter(value, clock.wall()) ?? 0)
+  }
+
+  /** Milliseconds before backends that were tried may be tried again; `undefined` where that is not worth waiting for. */
+  delay (attempts: Attempts, limit: number): number | undefined {
+    const { available, clock, random } = this.#upstream
+    const tried = attempts.all()
+    if (this.#policy === null || !tried.some(({ backend }) => available.includes(backend))) return undefined
+    const now = clock.now()
+    const asked = Math.min(...tried.map(({ notBefore }) => notBefore)) - now
+    const delay = Math.max(backoffDelay(this.#policy.backoff, this.#waits, random), asked)
+    if (now + delay >= limit) return undefined
+    this.#waits++
+    return delay
+  }
+}

@@ -1,0 +1,277 @@
+/** What reaches clients, and what reaches backends twice, when backends fail, are restarted, hang up and are overloaded under load. */
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Pool } from 'undici'
+import t, { type Test } from 'tap'
+import type { RockstarProxyOptions } from '../../types/index.ts'
+import { startGateway, type Gateway } from '../helpers/app.ts'
+import { journallingBackends, type BackendProcess, type Setup } from '../helpers/backend-process.ts'
+import { seeded } from '../helpers/random.ts'
+import { until } from '../helpers/wire.ts'
+
+/** Requests a second, whatever becomes of those before, and the part of them that are POSTs. */
+const RATE = 300
+const POSTS = 1 / 6
+
+type Method = 'GET' | 'POST'
+
+/** A request, and what has become of it. */
+interface Sent {
+  id: string
+  method: Method
+  /** 0 while there is no answer, or where there is none. */
+  status: number
+  /** Who has answered. */
+  by: string
+  answered: boolean
+}
+
+/** A steady load on a gateway. Everything has an id, which the backends keep. */
+class Load {
+  readonly all: Sent[] = []
+  readonly #pool: Pool
+  readonly #methods: () => Method
+  readonly #underWay = new Set<Promise<void>>()
+  readonly #ended: Promise<void>
+  #running = true
+
+  constructor (url: string, methods: () => Method) {
+    this.#pool = new Pool(url)
+    this.#methods = methods
+    this.#ended = this.#run()
+  }
+
+  /** Resolves when so many that are sent from now on have been answered. */
+  async more (count: number): Promise<Sent[]> {
+    const from = this.all.length
+    await until(() => this.all.length >= from + count && this.all.slice(from, from + count).every(({ answered }) => answered))
+    return this.all.slice(from, from + count)
+  }
+
+  /** Resolves when a backend has answered something that is sent from now on. */
+  async servedBy ({ id }: BackendProcess): Promise<void> {
+    const from = this.all.length
+    await until(() => this.all.slice(from).some(({ status, by }) => status === 200 && by === id))
+  }
+
+  /** Resolves to all of them when the last has been answered. */
+  async stop (): Promise<Sent[]> {
+    this.#running = false
+    await this.#ended
+    await Promise.all(this.#underWay)
+    return this.all
+  }
+
+  async end (): Promise<void> {
+    await this.stop()
+    await this.#pool.destroy()
+  }
+
+  async #run (): Promise<void> {
+    const start = performance.now()
+    for (let number = 0; this.#running; number++) {
+      const left = start + number * 1_000 / RATE - performance.now()
+      if (left > 0) await sleep(left)
+      const request = this.#send(number).finally(() => this.#underWay.delete(request))
+      this.#underWay.add(request)
+    }
+  }
+
+  async #send (number: number): Promise<void> {
+    const sent = { id: `r${number}`, method: this.#methods(), status: 0, by: '', answered: false }
+    this.all.push(sent)
+    await ask(this.#pool, sent)
+  }
+}
+
+async function ask (pool: Pool, sent: Sent, headers: Record<string, string> = {}): Promise<void> {
+  try {
+    const { statusCode, body } = await pool.request({ path: '/', method: sent.method, headers: { 'x-id': sent.id, ...headers }, body: sent.method === 'POST' ? `order ${sent.id}` : null })
+    sent.by = await body.text()
+    sent.status = statusCode
+  } catch {}
+  sent.answered = true
+}
+
+/** Not every sixth: round robin would send all of those to the same backend. */
+const mixed = (): () => Method => {
+  const random = seeded(1)
+  return () => random() < POSTS ? 'POST' : 'GET'
+}
+const gets = (): Method => 'GET'
+
+interface Stage {
+  gateway: Gateway
+  backends: BackendProcess[]
+  load (methods?: () => Method): Load
+}
+
+/** A gateway before a process for each id, with retries at their defaults, and times that are short. */
+async function stage (t: Test, ids: string, setup: Setup, options: RockstarProxyOptions = {}): Promise<Stage> {
+  const backends = await journallingBackends(t, ids, setup)
+  const gateway = await startGateway(t, {
+    backends: backends.map(({ id, url }) => ({ id, url })),
+    routes: [{ prefix: '/' }],
+    retry: true,
+    breaker: { timeout: 300, maxTimeout: 300 },
+    ...options
+  }, { fastify: { logger: false } })
+  return {
+    gateway,
+    backends,
+    load (methods = mixed()) {
+      const load = new Load(gateway.url, methods)
+      t.teardown(() => load.end())
+      return load
+    }
+  }
+}
+
+function failed (all: readonly Sent[], method: Method): Sent[] {
+  return all.filter(sent => sent.method === method && sent.status !== 200)
+}
+
+/** How often backends have got each request of a method. */
+function timesGot (backends: readonly BackendProcess[], method: Method): Map<string, number> {
+  const times = new Map<string, number>()
+  for (const backend of backends) {
+    for (const entry of backend.journal()) {
+      if (entry.what === 'got' && entry.method === method) times.set(entry.id, (times.get(entry.id) ?? 0) + 1)
+    }
+  }
+  return times
+}
+
+/** Ids of those that some backend has got twice, or that two have got. */
+function duplicates (backends: readonly BackendProcess[], method: Method = 'POST'): string[] {
+  return [...timesGot(backends, method)].filter(([, times]) => times > 1).map(([id]) => id)
+}
+
+/** Whether a backend has a POST that it has not answered. */
+function holdsPost (backend: BackendProcess): boolean {
+  const posts = backend.journal().filter(({ method }) => method === 'POST')
+  return posts.filter(({ what }) => what === 'got').length > posts.filter(({ what }) => what === 'done').length
+}
+
+t.test('at 300 requests a second a SIGKILL of one backend of three costs no GET, doubles no POST, and loses only POSTs that were on their way to it', async t => {
+  const { backends, load: start } = await stage(t, 'abc', { takes: 100 })
+  const [a, b, c] = backends
+  const load = start()
+  await load.more(RATE)
+  while (!holdsPost(a)) await sleep(1)
+  const underWay = new Set(load.all.filter(({ answered }) => !answered))
+  const from = load.all.length
+  await a.kill()
+  for (const sent of load.all.slice(from)) underWay.add(sent)
+  await load.more(RATE)
+  await a.start()
+  await load.servedBy(a)
+  const all = await load.stop()
+
+  t.strictSame(failed(all, 'GET'), [])
+  t.strictSame(duplicates(backends), [])
+  const elsewhere = timesGot([b, c], 'POST')
+  const onIt = [...underWay].filter(({ id, method }) => method === 'POST' && !elsewhere.has(id))
+  const lost = failed(all, 'POST')
+  t.ok(lost.length <= onIt.length, `${lost.length} lost of ${onIt.length}`)
+  t.ok(lost.every(sent => onIt.includes(sent)), 'all of them were on their way to it')
+  t.ok(lost.every(({ status }) => status === 502), 'and their clients were told')
+  t.ok(all.length > 2 * RATE)
+  t.comment(`${all.length} requests, ${lost.length} POSTs lost`)
+})
+
+t.test('a rolling restart of all three costs no GET and doubles no POST', async t => {
+  const { backends, load: start } = await stage(t, 'abc', { takes: 20 })
+  const load = start()
+  await load.more(100)
+  for (const backend of backends) {
+    await backend.retire()
+    await load.more(50)
+    await backend.start()
+    await load.servedBy(backend)
+  }
+  await load.more(100)
+  const all = await load.stop()
+  t.strictSame(failed(all, 'GET'), [])
+  t.strictSame(duplicates(backends), [])
+  const lost = failed(all, 'POST')
+  // What was on its way as its connection was closed; a backend that takes 20 ms has little more than one POST at a time.
+  t.ok(lost.length <= 2 * backends.length, `${lost.length} POSTs lost`)
+  t.comment(`${all.length} requests, ${lost.length} POSTs lost`)
+})
+
+/** Milliseconds after which the backend hangs up, and by how much requests come earlier or later than that. */
+const LIMIT = 60
+const AROUND = 5
+const LANES = 40
+const TIMES = 50
+
+t.test('of 2000 requests that come just as an idle connection is closed no GET fails and no POST is doubled', async t => {
+  const [backend] = await journallingBackends(t, 'a', { idle: LIMIT })
+  const lanes = Array.from({ length: LANES }, (_, i) => `lane${i}`)
+  // A pool for each lane, so that all its requests meet the connection of the one before.
+  const gateway = await startGateway(t, {
+    upstreams: Object.fromEntries(lanes.map(lane => [lane, { backends: [{ id: 'a', url: backend.url }], retry: true }])),
+    routes: [{ prefix: '/', upstream: request => request.headers['x-lane'] as string }]
+  }, { fastify: { logger: false } })
+  const pool = new Pool(gateway.url)
+  t.teardown(() => pool.destroy())
+  const random = seeded(1)
+  const all: Sent[] = []
+  await Promise.all(lanes.map(async (lane, i) => {
+    for (let number = 0; number < TIMES; number++) {
+      const sent: Sent = { id: `${lane}-${number}`, method: (i + number) % 2 === 0 ? 'GET' : 'POST', status: 0, by: '', answered: false }
+      all.push(sent)
+      await ask(pool, sent, { 'x-lane': lane })
+      await sleep(LIMIT - AROUND + random() * 2 * AROUND)
+    }
+  }))
+  const metrics = Object.values(gateway.app.proxy.getMetrics().upstreams)
+  const { connects, requests } = lanes.map(lane => gateway.app.proxy.upstream(lane).getConnectionPool().stats()).reduce((sum, stats) => ({ connects: sum.connects + stats.connects, requests: sum.requests + stats.requests }), { connects: 0, requests: 0 })
+  t.equal(all.length, LANES * TIMES)
+  t.strictSame(failed(all, 'GET'), [])
+  t.strictSame(duplicates([backend]), [])
+  const lost = failed(all, 'POST')
+  t.comment(`${connects} connections for ${requests} attempts, ${metrics.reduce((sum, { totalRetries }) => sum + totalRetries, 0)} sent again, ${lost.length} POSTs lost`)
+  t.equal(lost.length, 0, 'lost POSTs')
+})
+
+t.test('with every backend answering 503 retries add a fifth to the load at the most', async t => {
+  const { backends, gateway, load: start } = await stage(t, 'abc', {}, { breaker: false })
+  await Promise.all(backends.map(backend => backend.behave('unavailable')))
+  const load = start()
+  await load.more(2 * RATE)
+  const all = await load.stop()
+  t.ok(all.every(({ status }) => status === 503))
+  const attempts = [...timesGot(backends, 'GET').values(), ...timesGot(backends, 'POST').values()].reduce((sum, times) => sum + times, 0)
+  t.ok(attempts <= 1.2 * all.length, `${attempts} attempts for ${all.length} requests`)
+  t.ok(attempts > all.length, 'some are made')
+  t.strictSame(duplicates(backends), [])
+  const { totalRetries, retriesDenied } = gateway.app.proxy.getMetrics()
+  t.equal(totalRetries, attempts - all.length)
+  t.ok(retriesDenied > 0)
+})
+
+t.test('a backend of three that has become a black hole costs no GET, and nobody meets it twice', async t => {
+  const attempts = new Map<string, string[]>()
+  const { backends, load: start } = await stage(t, 'abc', {}, {
+    retry: { perTryTimeout: 200 },
+    routes: [{
+      prefix: '/',
+      onResponse: (request, _reply, response) => { attempts.set(request.headers['x-id'] as string, response.attempts.map(({ backend }) => backend.id)) }
+    }]
+  })
+  const [a] = backends
+  const load = start(gets)
+  await load.more(100)
+  const from = load.all.length
+  a.stop()
+  await load.more(2 * RATE)
+  const to = load.all.length
+  a.continue()
+  await load.servedBy(a)
+  const all = await load.stop()
+  t.strictSame(failed(all, 'GET'), [])
+  const met = all.slice(from, to).map(({ id }) => attempts.get(id) as string[])
+  t.ok(met.every(ids => ids.filter(id => id === 'a').length <= 1))
+  t.ok(met.some(ids => ids.length > 1 && ids.includes('a')), 'some have met it')
+})
