@@ -22,6 +22,8 @@ export function contenders (): Contender[] {
     inNode(FLOOR, 'bare Fastify + undici'),
     inNode('routes', 'rockstar-proxy, routes'),
     inNode('unguarded', 'the same, nothing judging backends'),
+    inNode('single', 'the same, one attempt only'),
+    inNode('limited', 'the same, with limits'),
     inNode('forward', 'rockstar-proxy, forward()'),
     inNode(RIVAL, '@fastify/http-proxy')
   ]

@@ -55,6 +55,14 @@ export class Admission implements Rooms {
     return new Concurrency(this, now)
   }
 
+  /**
+   * Milliseconds that one may wait who must have his answer within so many: half of these at the most. Who is let in with his last one
+   * gets nothing, and his backend works for nobody: when all wait for as long as they can, nobody is served.
+   */
+  longestWait (timeLeft: number): number {
+    return Math.min(this.queueTimeout > 0 ? this.queueTimeout : Infinity, timeLeft / 2)
+  }
+
   /** A number for one who comes. */
   nextTurn (): number {
     return this.#turns++

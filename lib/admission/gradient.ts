@@ -11,15 +11,19 @@ const LONGEST = 1_000
 const STEEPEST = 0.5
 /** What is left of the limit after a step in which answers said that it was too much. */
 const BACK_OFF = 0.9
-/** Steps from one trial to the next. */
+/** Steps at the limit from one trial to the next: many once a trial has shown nothing new, few at first and while they do. */
 const TRIAL_EVERY = 30
+const TRIAL_SOON = 8
+/** What a trial has to come below, as part of the usual time, to have shown something. */
+const SOONER = 0.9
 
 /**
  * Finds how many requests may wait for one backend's answers at once: more while these take as long as usual, fewer when they take
  * longer, as then requests wait there. Source: Netflix's concurrency-limits, Gradient2.
  *
- * Under lasting overload the usual time of Gradient2 creeps up to that of an overloaded backend, and the limit with it. So now and then a
- * step is tried with half of the limit: if answers come sooner, that is what is usual; if not, they take their time whatever the limit.
+ * Under lasting overload the usual time of Gradient2 creeps up to that of an overloaded backend, and the limit with it. So while the limit
+ * is reached nothing is learned but by trial, now and then with half of the limit: if answers come sooner, that is what is usual; if not,
+ * they take their time whatever the limit.
  */
 export class Gradient {
   /** Not a whole number; so many may wait. */
@@ -34,7 +38,8 @@ export class Gradient {
   #most = 0
   #dropped = false
   #from = 0
-  #steps = 0
+  /** Steps at the limit before the next trial. */
+  #untilTrial = TRIAL_SOON
   /** Steps left of a trial: in the first, what was under way comes to its end; the second is what counts. */
   #trial = 0
   #afterTrial = 0
@@ -77,13 +82,14 @@ export class Gradient {
       if (--this.#trial === 0) this.#endTrial(time)
       return
     }
-    this.#learn(time)
+    const isReached = this.#most >= Math.floor(this.limit)
+    if (!isReached || this.#known < WARM_UP || time < this.#usual) this.#learn(time)
     // Who uses less than half of what he may says nothing of more.
     if (this.#most < this.limit / 2) return
     const { tolerance, smoothing, queueSize } = this.#options
     const gradient = Math.max(STEEPEST, Math.min(1, tolerance * this.#usual / time))
     this.limit = this.#bounded(this.limit * (1 - smoothing) + (this.limit * gradient + queueSize) * smoothing)
-    if (++this.#steps % TRIAL_EVERY === 0) this.#beginTrial()
+    if (isReached && --this.#untilTrial <= 0) this.#beginTrial()
   }
 
   #learn (time: number): void {
@@ -101,6 +107,7 @@ export class Gradient {
   }
 
   #endTrial (time: number): void {
+    this.#untilTrial = time < this.#usual * SOONER ? TRIAL_SOON : TRIAL_EVERY
     this.#usual = time
     this.limit = this.#afterTrial
   }

@@ -1,4 +1,3 @@
-import type { FastifyBaseLogger } from 'fastify'
 import type { AttemptReport, AttemptResult, StageTimeouts, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
@@ -9,6 +8,8 @@ import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
 import { Attempts } from './attempts.ts'
 import { Choice, type Chosen } from './choice.ts'
 import { writeTimeLeft } from './deadline-header.ts'
+import { ExchangeLog } from './exchange-log.ts'
+import { announceTrailers, asteriskForm } from './head-rewrites.ts'
 import type { Intent } from './intent.ts'
 import { takeLoadReports } from './load-reports.ts'
 import { Place } from './place.ts'
@@ -57,14 +58,14 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   readonly #intent: Intent
   readonly #client: ExchangeClient
   readonly #choice: Choice
+  readonly #log: ExchangeLog
   readonly #startedAt: number
   readonly #sending: Sending
   readonly #retries: Retries
   readonly #attempts = new Attempts()
   readonly #time: AnswerTime
-  #admitted = false
-  /** Where it waits, or has waited, to be let in. */
-  #place: Place | null = null
+  /** Where it waits to be let in; `null` where all are. */
+  readonly #place: Place | null
   /** Of the wait before another attempt, or of a hedge. */
   #timer: Timer | null = null
   #failure: { code: ErrorCode, error: Error } | null = null
@@ -85,10 +86,12 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#intent = intent
     this.#client = client
     this.#choice = new Choice(upstream, intent.request, intent.method, intent.path, intent.headers, subset)
+    this.#log = new ExchangeLog(intent.log, upstream.name)
     this.#startedAt = now
     this.#sending = new Sending(upstream, intent)
     this.#retries = new Retries(upstream, retry, this.#sending)
     this.#time = new AnswerTime(now, timeouts.request, intent.deadline)
+    this.#place = upstream.admission === null ? null : new Place(upstream.admission, this)
     this.#copies = mirror !== null && upstream.random() * 100 < mirror.percent
     upstream.counters.begin()
     upstream.budget.begin(now)
@@ -124,41 +127,20 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   // Step: admit
 
   #admit (): void {
-    const { admission } = this.#upstream
-    if (admission === null) return this.#choose()
-    if (!admission.enter()) return this.#queue()
-    this.#admitted = true
-    this.#choose()
+    if (this.#place === null || this.#place.enter()) this.#choose()
+    else this.#queue(this.#place)
   }
 
-  #queue (): void {
-    const { admission, clock, tallies } = this.#upstream
-    if (admission === null || this.#ended) return
-    if (this.#admitted) {
-      this.#admitted = false
-      admission.leave()
-    }
-    const isNew = this.#place === null
-    const place = this.#place ??= new Place(this, this.#priority(), admission.nextTurn(), admission.queueTimeout > 0 ? clock.now() + admission.queueTimeout : Infinity)
-    if (!admission.wait(place)) return this.onShed()
+  #queue (place: Place): void {
+    const { clock, tallies } = this.#upstream
+    const { isNew } = place
+    if (!place.wait(clock.now(), this.#intent.request, this.#intent.log)) return this.onShed()
     if (isNew) tallies.queued++
     this.#arm()
   }
 
-  #priority (): number {
-    const { request, log } = this.#intent
-    try {
-      const priority = request === undefined ? 0 : Number(this.#upstream.admission?.priorityOf?.(request) ?? 0)
-      return Number.isNaN(priority) ? 0 : priority
-    } catch (error) {
-      log?.warn({ err: error, upstream: this.#upstream.name }, 'limits.priority threw')
-      return 0
-    }
-  }
-
   /** There may be room now: false when its backends have none after all. */
   onTurn (): boolean {
-    this.#admitted = true
     this.#choice.forget(this.#attempts.backends())
     let chosen: Chosen | Promise<Chosen>
     try {
@@ -168,10 +150,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       this.#failToChoose(error)
       return true
     }
-    if (chosen === 'full') {
-      this.#admitted = false
-      return false
-    }
+    if (chosen === 'full') return false
     this.#await(chosen)
     return true
   }
@@ -204,7 +183,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   #onChosen (chosen: Chosen): void {
     if (this.#ended) return
     if (chosen === 'one') return this.#dispatch(false, this.#choice.isTrial)
-    if (chosen === 'full') return this.#queue()
+    if (chosen === 'full' && this.#place !== null) return this.#queue(this.#place)
     // What an attempt has come to says more than that there is no other.
     if (this.#failure !== null) return this.#fail(this.#failure.code, this.#failure.error)
     const wait = this.#choice.circuitWait()
@@ -373,14 +352,14 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       this.#retries.heed(attempt, rawHeaders)
       if (this.#attempts.otherThan(attempt) !== null) {
         attempt.discard(rawHeaders)
-        this.#log(attempt)
+        this.#log.failed(attempt)
         return this.#goOnWithout(attempt)
       }
       if (this.#tryAgain(attempt, null, rawHeaders)) return true
     }
     if (this.#touched || !this.#client.replaces(statusCode)) return false
     attempt.discard(rawHeaders)
-    this.#log(attempt)
+    this.#log.failed(attempt)
     this.#fail('BAD_STATUS', undefined, undefined, statusCode)
     return true
   }
@@ -422,7 +401,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   #refuse (attempt: Attempt, error: Error): void {
     const bad = (error as { code?: string }).code === 'FST_ROCKSTAR_BAD_RESPONSE'
     attempt.cancel(bad ? 'BAD_RESPONSE' : 'ABORTED', error)
-    this.#log(attempt)
+    this.#log.failed(attempt)
     this.#finish('failed')
     this.#client.failed(error)
     this.#letGo()
@@ -431,7 +410,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void {
     if (this.#ended) return
     const error = attempt.error as Error
-    this.#log(attempt)
+    this.#log.failed(attempt)
     if (this.#sink !== null) return this.#cut(proxyError(code, error))
     if (this.#goOnWithout(attempt)) return
     if (again && this.#resend(attempt)) return
@@ -463,7 +442,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     try {
       chosen = this.#choice.next()
     } catch (error) {
-      this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer threw on a retry')
+      this.#log.threw(error, 'the load balancer threw on a retry')
       return false
     }
     const delay = chosen === 'none' || chosen === 'full' ? this.#retries.delay(this.#attempts, this.#time.limit) : 0
@@ -472,7 +451,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#retries.spend()
     if (rawHeaders !== null) {
       attempt.discard(rawHeaders)
-      this.#log(attempt)
+      this.#log.failed(attempt)
     }
     if (chosen === 'none' || chosen === 'full') this.#waitFor(delay)
     else this.#await(chosen)
@@ -539,9 +518,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   abandon (): void {
     if (this.#ended) return
     const cause = new Error('the client went away')
-    const attempt = this.#attempts.leading
     this.#cancelAll('CLIENT_CLOSED', cause)
-    this.#intent.log?.info({ upstream: this.#upstream.name, backend: attempt?.backend.id, statusCode: 499, stage: attempt?.stage }, 'the client closed the request')
+    this.#log.clientClosed(this.#attempts.leading)
     const error = proxyError('CLIENT_CLOSED', cause)
     // A handler that reads the answer itself is still there.
     if (this.#sink !== null) return this.#cut(error, 'aborted')
@@ -560,13 +538,13 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   onSettleFault (error: unknown): void {
-    this.#intent.log?.warn({ err: error, upstream: this.#upstream.name }, 'the load balancer or the circuit breaker threw on settle')
+    this.#log.threw(error, 'the load balancer or the circuit breaker threw on settle')
   }
 
   onDeadline (): void {
     const now = this.#upstream.clock.now()
     const place = this.#place
-    if (place !== null && place.list !== null && Math.min(place.until, this.#time.limit) <= now) {
+    if (place !== null && place.waiting && Math.min(place.until, this.#time.limit) <= now) {
       this.#count('queue')
       return this.onShed()
     }
@@ -604,7 +582,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   /** Ends the exchange together with what is under way. */
   #stop (code: ErrorCode, cause?: unknown): void {
     const error = proxyError(code, cause)
-    for (const attempt of this.#cancelAll(code, cause)) this.#log(attempt)
+    for (const attempt of this.#cancelAll(code, cause)) this.#log.failed(attempt)
     if (this.#sink !== null) this.#cut(error, GIVEN_UP.has(code) ? 'aborted' : 'failed')
     else this.#fail(code, cause)
   }
@@ -637,16 +615,11 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#choice.over = true
     this.#stopTimer()
     this.#onAnswered()
-    const { admission, clock, counters } = this.#upstream
-    if (this.#place !== null) admission?.forget(this.#place)
-    if (this.#admitted) admission?.leave()
+    const { clock, counters } = this.#upstream
+    this.#place?.leave()
     const time = clock.now() - this.#startedAt
     counters.end(result, time)
-    const { log } = this.#intent
-    if (log === undefined || !logsDebug(log)) return
-    const { backend, statusCode, stage } = this.#attempts.leading ?? {}
-    const attempts = this.reports().map(({ backend, result, time, hedge, outcome: { stage, statusCode } }) => ({ backend: backend.id, result, stage, statusCode, time, hedge }))
-    log.debug({ upstream: this.#upstream.name, backend: backend?.id, statusCode, stage, result, attempts, responseTime: time }, 'exchange finished')
+    this.#log.finished(result, time, this.#attempts)
   }
 
   /** No answer is waited for any more. */
@@ -661,23 +634,11 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#upstream.deadlines.remove(this)
   }
 
-  #log (attempt: Attempt): void {
-    this.#intent.log?.warn({
-      err: attempt.error,
-      upstream: this.#upstream.name,
-      backend: attempt.backend.id,
-      stage: attempt.stage,
-      culprit: attempt.culprit,
-      statusCode: attempt.statusCode,
-      responseTime: attempt.responseTime
-    }, 'attempt failed')
-  }
-
   /** Works out by when something has to happen next. */
   #arm (): void {
     const place = this.#place
     const byTime = this.#sink === null ? this.#time.limit : Infinity
-    const byPlace = place === null || place.list === null ? Infinity : place.until
+    const byPlace = place === null || !place.waiting ? Infinity : place.until
     this.deadline = Math.min(byTime, byPlace, this.#attempts.deadline)
   }
 
@@ -692,21 +653,6 @@ function until (now: number, milliseconds: number): number {
   return milliseconds > 0 ? now + milliseconds : Infinity
 }
 
-/** Whether anybody would read a debug line; pino says so, other loggers may not. */
-function logsDebug (log: FastifyBaseLogger): boolean {
-  return (log as FastifyBaseLogger & { isLevelEnabled?: (level: string) => boolean }).isLevelEnabled?.('debug') ?? false
-}
-
 function startWithBody (exchange: Exchange): void {
   exchange.startWithBody()
-}
-
-/** RFC 9110, 10.1.4: `TE` is to be named in `Connection`, which undici writes itself. */
-function announceTrailers (head: string): string {
-  return head.replace(/^connection: (?:keep-alive|close)/m, '$&, TE')
-}
-
-/** RFC 9112, 3.2.4: `OPTIONS *` is sent on as that; undici takes only paths. */
-function asteriskForm (head: string): string {
-  return head.replace(/^OPTIONS \/(?= |\?)/, 'OPTIONS *')
 }

@@ -1,34 +1,85 @@
-import type { Entrant } from '../admission/index.ts'
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
+import type { Admission, Entrant } from '../admission/index.ts'
 
-/** Who waits in a place. */
+/** Who comes to a place. */
 interface Occupant {
+  /** There may be room: false when there is none for it after all. */
   onTurn (): boolean
+  /** It has been refused, or has waited in vain. */
   onShed (): void
 }
 
-/** Where an exchange waits to be let in. */
+/** An exchange before the door, in the queue, or inside. */
 export class Place implements Entrant {
-  readonly priority: number
-  readonly turn: number
-  /** By when it must have been let in, on the clock's scale. */
-  readonly until: number
+  priority = 0
+  turn = -1
   earlier: Place | null = null
   later: Place | null = null
   list: object | null = null
+  /** By when it must have been let in, on the clock's scale. */
+  until = Infinity
+  #inside = false
+  readonly #admission: Admission
   readonly #occupant: Occupant
 
-  constructor (occupant: Occupant, priority: number, turn: number, until: number) {
+  constructor (admission: Admission, occupant: Occupant) {
+    this.#admission = admission
     this.#occupant = occupant
-    this.priority = priority
-    this.turn = turn
-    this.until = until
+  }
+
+  /** Goes in, if there is room. */
+  enter (): boolean {
+    this.#inside = this.#admission.enter()
+    return this.#inside
+  }
+
+  /** Whether it has never waited. */
+  get isNew (): boolean {
+    return this.turn === -1
+  }
+
+  get waiting (): boolean {
+    return this.list !== null
+  }
+
+  /** Waits until there is room, outside. False where there is no place to wait. */
+  wait (now: number, request: FastifyRequest | undefined, log: FastifyBaseLogger | undefined): boolean {
+    const admission = this.#admission
+    this.leave()
+    if (this.isNew) {
+      this.turn = admission.nextTurn()
+      this.until = admission.queueTimeout > 0 ? now + admission.queueTimeout : Infinity
+      this.priority = this.#priorityOf(request, log)
+    }
+    return admission.wait(this)
   }
 
   onTurn (): boolean {
-    return this.#occupant.onTurn()
+    // First, as it may be over at once.
+    this.#inside = true
+    const stays = this.#occupant.onTurn()
+    if (!stays) this.#inside = false
+    return stays
   }
 
   onShed (): void {
     this.#occupant.onShed()
+  }
+
+  /** Gives up its place, wherever that is. */
+  leave (): void {
+    this.#admission.forget(this)
+    if (this.#inside) this.#admission.leave()
+    this.#inside = false
+  }
+
+  #priorityOf (request: FastifyRequest | undefined, log: FastifyBaseLogger | undefined): number {
+    try {
+      const priority = request === undefined ? 0 : Number(this.#admission.priorityOf?.(request) ?? 0)
+      return Number.isNaN(priority) ? 0 : priority
+    } catch (error) {
+      log?.warn({ err: error }, 'limits.priority threw')
+      return 0
+    }
   }
 }

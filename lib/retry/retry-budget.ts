@@ -38,7 +38,7 @@ export class RetryBudget {
   allows (now: number): boolean {
     const retries = this.#long.hits(now)
     const requests = Math.max(this.#long.total(now) - retries, this.waiting)
-    return retries < requests * this.#share || this.#second.hits(now) < this.#perSecond
+    return retries + 1 <= requests * this.#share || this.#second.hits(now) < this.#perSecond
   }
 
   /** Counts a retry that is made. */

@@ -12,12 +12,15 @@ interface Held {
   wire: Wire
 }
 
+/** A test that hangs fails by itself, and lets the others run. */
+const LIMIT = 3_000
 /** As many hedges as there are requests, after 50 ms. */
 const HEDGE: HedgeOptions = { minDelay: 50, maxExtra: 1 }
 const BAD = ok('no', '', '503 Sorry')
 
 /** A gateway that knows how long answers take: no time. Its backends hold what is asked for below `/hold`, in the order it comes. */
 async function start (t: Test, options: RockstarProxyOptions = {}, { ids = ['a', 'b'], learned = 20, ...setup }: GatewaySetup & { ids?: string[], learned?: number } = {}) {
+  t.setTimeout(LIMIT)
   const clock = new FakeClock()
   const held: Held[] = []
   const backends: Record<string, RawBackend> = {}
@@ -34,6 +37,8 @@ async function start (t: Test, options: RockstarProxyOptions = {}, { ids = ['a',
   for (let i = 0; i < learned; i++) await gateway.app.inject('/')
   await until(() => proxy.getMetrics().inFlight === 0)
   proxy.resetMetrics()
+  // A delay that was not known is looked for again.
+  clock.advance(250)
   /** Sends what is held; resolves when it is. */
   const ask = async (head = 'GET /hold HTTP/1.1', body = '') => {
     const client = await gateway.connect()
@@ -164,16 +169,15 @@ t.test('a large answer comes whole from the one that has won', async t => {
 })
 
 t.test('nothing is hedged before twenty answers are known', async t => {
-  const { ask, hedges, clock, gateway } = await start(t, {}, { learned: 19 })
+  const { ask, hedges, clock } = await start(t, {}, { learned: 19 })
   const { client, first } = await ask()
   clock.advance(1_000)
   t.equal(hedges(), 0)
   first.wire.send(ok())
   await client.response()
-  t.equal((await gateway.app.inject('/')).statusCode, 200)
   clock.advance(250)
   await ask()
-  // The first of them has taken a second, and so much of the twenty have not.
+  // A second is what one of the twenty has taken, and no more than that.
   clock.advance(50)
   t.equal(hedges(), 1)
 })
@@ -476,7 +480,7 @@ t.test('a balancer that throws for the second attempt leaves the first alone', a
 })
 
 t.test('a route or a call may have it otherwise', async t => {
-  const { ask, hedges, clock, proxy, gateway } = await start(t, {
+  const { ask, hedges, clock, gateway } = await start(t, {
     hedge: false,
     routes: [{ prefix: '/hold/route', hedge: HEDGE, rewritePrefix: '/hold/route' }, { prefix: '/hold/not', hedge: false, rewritePrefix: '/hold/not' }, { prefix: '/' }]
   }, {
@@ -487,7 +491,7 @@ t.test('a route or a call may have it otherwise', async t => {
   })
   // Counted since the first route that hedges was there.
   for (let i = 0; i < 20; i++) await gateway.app.inject('/')
-  proxy.resetMetrics()
+  clock.advance(250)
   for (const [path, expected] of [['/hold/route', 1], ['/hold/not', 0], ['/hold/call', 1], ['/hold/plain', 0]] as const) {
     const before = hedges()
     await ask(`GET ${path} HTTP/1.1`)
@@ -505,7 +509,7 @@ t.test('what a handler reads itself is hedged as well', async t => {
         reply.code(statusCode).header('x-attempts', attempts.map(({ hedge, result }) => `${hedge ? 'second' : 'first'} ${result}`).join())
         return body
       })
-      for (let i = 0; i < 20; i++) await app.proxy.forwardHttp(new Request('http://g/'))
+      for (let i = 0; i < 20; i++) await (await app.proxy.forwardHttp(new Request('http://g/'))).text()
     }
   })
   const { client, first, second } = await askTwice()

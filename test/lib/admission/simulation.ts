@@ -217,9 +217,8 @@ export class Overload {
       },
       onShed: shed
     }
-    const { after } = { after: (milliseconds: number, run: () => void) => time.after(milliseconds, run) }
     if (this.#deadline !== Infinity) {
-      after(this.#deadline, () => {
+      time.after(this.#deadline, () => {
         if (over) return
         if (entrant.list !== null) {
           admission?.forget(entrant)
@@ -235,13 +234,13 @@ export class Overload {
     if (entered) admission.leave()
     if (!admission.wait(entrant)) return shed()
     this.tally.longestQueue = Math.max(this.tally.longestQueue, admission.queueLength)
-    if (admission.queueTimeout > 0) {
-      after(admission.queueTimeout, () => {
-        if (over || entrant.list === null) return
-        admission.forget(entrant)
-        shed()
-      })
-    }
+    const wait = admission.longestWait(this.#givesUp === 'proxy' ? this.#deadline : Infinity)
+    if (wait === Infinity) return
+    time.after(wait, () => {
+      if (over || entrant.list === null) return
+      admission.forget(entrant)
+      shed()
+    })
   }
 }
 
