@@ -1,23 +1,29 @@
 /**
- * What clients see of backends that fail: `npm run bench:failures`. Three backends in processes of their own behind a gateway of this
- * package, under a steady load; the first of them fails in one way after another, and comes back. All ways are played at once, each with
- * processes of its own: first with everything at its defaults, then with short times.
+ * What clients see of backends that fail: `npm run bench:failures`. Three backends in processes of their own behind a gateway, under a
+ * steady load; the first of them fails in one way after another, and comes back. All ways are played at once, each with
+ * processes of its own: with this package at its defaults, then with short times, then with other proxies. At last come overload and slowness.
  */
-import { cpus } from 'node:os'
+import { mkdtempSync, rmSync } from 'node:fs'
+import { cpus, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { Pool } from 'undici'
 import { BackendProcess } from '../test/helpers/backend-process.ts'
+import { seeded } from '../test/helpers/random.ts'
 import type { RockstarProxyOptions } from '../types/index.ts'
 import { startNode, type Served } from './child.ts'
+import { hasNginx, startNginxBefore } from './nginx.ts'
 
 const BACKENDS = 3
 /** Requests a second in each scenario: few, as all run at once. */
 const RATE = 100
+/** Part of them that are POSTs, each with an id that the backends write down. */
+const POSTS = 1 / 6
 /** Milliseconds that a backend takes for an answer: so long that a herd would be there before the first has been answered. */
 const TAKES = 100
 /** Milliseconds of load before the first failure, from one scenario's failure to the next one's, and after a return was noticed; and most to wait for that. */
-const WARM_UP = 10_000
+const WARM_UP = 5_000
 const APART = 300
 const CALM = 3_000
 const PATIENCE = 60_000
@@ -27,9 +33,16 @@ const CLIENT_TIMEOUT = 45_000
 /** Answers where every circuit is open: how many connections ask for them, how often and for how long, and milliseconds that p99 is to be below. */
 const REFUSED = { connections: 32, turns: 5, milliseconds: 1_000, aim: 5 }
 
+/** Requests a second, and milliseconds, of the load on backends that all answer 503, and where one is slow; milliseconds that the others take there. */
+const STORM = { rate: 300, lasts: 5_000 }
+const SLOW = { rate: 300, warmUp: 3_000, lasts: 6_000, takes: 20, spread: 0.5, times: 10 }
+const SLOW_CASES = [{ backends: 3, balancer: 'round-robin' }, { backends: 3, balancer: 'peak-ewma' }, { backends: 24, balancer: 'round-robin' }] as const
+
 /** One way to fail. */
 interface Scenario {
   name: string
+  /** Options beside those of the settings, for what only this package has. */
+  options?: RockstarProxyOptions
   /** Milliseconds from the failure to the return; where none are said, as long as the settings say. */
   lasts?: number
   /** Whether it leaves requests without an answer, so that only time tells. */
@@ -43,9 +56,20 @@ interface Scenario {
 const well = ([a]: BackendProcess[]) => a.behave('well')
 const bad = ([a]: BackendProcess[]) => a.behave('unavailable')
 
+/** One after the other, each after a `TURN`. */
+async function restart (backends: BackendProcess[]): Promise<void> {
+  for (const backend of backends) {
+    await backend.retire()
+    await backend.start()
+    await sleep(TURN)
+  }
+}
+
 const SCENARIOS: readonly Scenario[] = [
   { name: 'SIGKILL', fail: ([a]) => a.kill(), mend: ([a]) => a.start() },
   { name: 'SIGSTOP', hangs: true, fail: ([a]) => a.stop(), mend: ([a]) => a.continue() },
+  { name: 'SIGSTOP, perTryTimeout 500', options: { retry: { perTryTimeout: 500 } }, hangs: true, fail: ([a]) => a.stop(), mend: ([a]) => a.continue() },
+  { name: 'rolling restart', lasts: 0, fail: restart, mend: () => {} },
   { name: 'connection refused', fail: ([a]) => a.behave('refusing'), mend: well },
   { name: 'accepts, never answers', hangs: true, fail: ([a]) => a.behave('silent'), mend: well },
   { name: '503 for ten seconds', lasts: 10_000, fail: bad, mend: well },
@@ -62,6 +86,8 @@ const SCENARIOS: readonly Scenario[] = [
 /** How a gateway is set up, and how long failures last that have no length of their own: until they have been noticed, and not until the first try. */
 interface Settings {
   name: string
+  /** Another proxy than this package. */
+  proxy?: 'http-proxy' | 'nginx'
   title: string
   options: RockstarProxyOptions
   lasts: number
@@ -76,7 +102,9 @@ const SETTINGS: readonly Settings[] = [
     options: { timeout: { headers: 2_000 }, breaker: { timeout: 1_000 }, health: { path: '/health', interval: 1_000, timeout: 1_000 } },
     lasts: 8_000,
     hangs: 8_000
-  }
+  },
+  { name: 'http-proxy', title: '@fastify/http-proxy over the three in turn', proxy: 'http-proxy', options: {}, lasts: 20_000, hangs: 40_000 },
+  { name: 'nginx', title: 'nginx, its retries at their defaults, proxy_connect_timeout 1s', proxy: 'nginx', options: {}, lasts: 20_000, hangs: 40_000 }
 ]
 
 /** What one scenario came to. */
@@ -87,6 +115,12 @@ export interface FailureFigures {
   errorsBefore: number
   /** Requests that were not answered with a 200, and how many of these by what status; 0 is no answer. */
   errors: number
+  getErrors: number
+  postErrors: number
+  /** POSTs that backends have got more than once. */
+  duplicatedPosts: number
+  /** Milliseconds within which 99 % of what was asked after the failure had its answer. */
+  p99: number
   statuses: Record<string, number>
   /** Of those, requests that were sent after the return. */
   errorsAfterReturn: number
@@ -107,6 +141,33 @@ export interface FailuresReport {
   takes: number
   settings: Record<string, { title: string, options: RockstarProxyOptions, figures: FailureFigures[] }>
   refused?: RefusedFigures
+  storm?: StormFigures[]
+  slow?: SlowFigures[]
+}
+
+/** What reaches backends that all answer 503. */
+export interface StormFigures {
+  proxy: string
+  requests: number
+  attempts: number
+  /** Attempts of a request. */
+  amplification: number
+  duplicatedPosts: number
+}
+
+/** What clients wait for where one backend is slow. */
+export interface SlowFigures {
+  backends: number
+  balancer: string
+  hedge: boolean
+  requests: number
+  p50: number
+  p95: number
+  p99: number
+  /** 95 % of answers took no longer before one became slow. */
+  healthyP95: number
+  /** Attempts more than requests, as a part of these. */
+  extra: number
 }
 
 /** What answers of `CIRCUIT_OPEN` take. */
@@ -122,6 +183,7 @@ export interface RefusedFigures {
 
 /** One request, in milliseconds since 1970. */
 interface Sent {
+  method: 'GET' | 'POST'
   sent: number
   answered: number
   /** 0 for none. */
@@ -143,11 +205,14 @@ async function sleepUntil (time: number): Promise<void> {
 class Load {
   readonly all: Sent[] = []
   readonly #pool: Pool
+  readonly #rate: number
+  readonly #random = seeded(1)
   readonly #underWay = new Set<Promise<void>>()
   readonly #ended: Promise<void>
   #running = true
 
-  constructor (url: string) {
+  constructor (url: string, rate = RATE) {
+    this.#rate = rate
     this.#pool = new Pool(url, { headersTimeout: CLIENT_TIMEOUT, bodyTimeout: CLIENT_TIMEOUT })
     this.#ended = this.#run()
   }
@@ -163,17 +228,18 @@ class Load {
   async #run (): Promise<void> {
     const start = now()
     for (let number = 0; this.#running; number++) {
-      await sleepUntil(start + number * 1000 / RATE)
-      const request = this.#send().finally(() => this.#underWay.delete(request))
+      await sleepUntil(start + number * 1000 / this.#rate)
+      const request = this.#send(number).finally(() => this.#underWay.delete(request))
       this.#underWay.add(request)
     }
   }
 
-  async #send (): Promise<void> {
-    const one: Sent = { sent: now(), answered: 0, status: 0, by: '' }
+  async #send (number: number): Promise<void> {
+    const method = this.#random() < POSTS ? 'POST' : 'GET'
+    const one: Sent = { method, sent: now(), answered: 0, status: 0, by: '' }
     this.all.push(one)
     try {
-      const { statusCode, body } = await this.#pool.request({ path: '/', method: 'GET', headers: { 'x-sent': String(one.sent) } })
+      const { statusCode, body } = await this.#pool.request({ path: '/', method, headers: { 'x-sent': String(one.sent), 'x-id': `r${number}` }, body: method === 'POST' ? 'an order' : null })
       one.by = await body.text()
       one.status = statusCode
     } catch {}
@@ -188,10 +254,25 @@ interface Stage {
   gateway: Served
 }
 
-async function prepare (scenario: Scenario, { options }: Settings): Promise<Stage> {
-  const backends = Array.from({ length: BACKENDS }, (_, i) => new BackendProcess('abc'[i], { takes: TAKES }))
-  await Promise.all(backends.map(backend => backend.start()))
-  return { scenario, backends, gateway: await startGateway(options, backends) }
+async function prepare (scenario: Scenario, { options, proxy }: Settings): Promise<Stage> {
+  const backends = await startBackends(BACKENDS, { takes: TAKES })
+  return { scenario, backends, gateway: await startProxy(proxy, { ...options, ...scenario.options }, backends) }
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'bench-failures-'))
+process.once('exit', () => rmSync(folder, { recursive: true, force: true }))
+let journals = 0
+
+/** Backends that keep what they get in files. */
+async function startBackends (count: number, setup: { takes?: number, spread?: number }): Promise<BackendProcess[]> {
+  const backends = Array.from({ length: count }, (_, i) => new BackendProcess(String.fromCharCode(97 + i), { ...setup, journal: join(folder, String(journals++)) }))
+  return await Promise.all(backends.map(backend => backend.start()))
+}
+
+function startProxy (proxy: Settings['proxy'], options: RockstarProxyOptions, backends: BackendProcess[]): Promise<Served> {
+  const urls = backends.map(({ url }) => url)
+  if (proxy === 'nginx') return startNginxBefore(urls, 'proxy_connect_timeout 1s;')
+  return proxy === 'http-proxy' ? startNode('failures-gateway.mjs', [proxy, ...urls]) : startGateway(options, backends)
 }
 
 function startGateway (options: RockstarProxyOptions, backends: BackendProcess[]): Promise<Served> {
@@ -214,7 +295,7 @@ async function play ({ scenario, backends, gateway }: Stage, { lasts, hangs }: S
   await sleep(CALM)
   await load.stop()
   const { requests } = await first.report()
-  return figuresOf(scenario, load.all, failed, first, requests)
+  return figuresOf(scenario, load.all, failed, first, requests, backends)
 }
 
 async function end ({ backends, gateway }: Stage): Promise<void> {
@@ -227,7 +308,7 @@ function isServed ({ status, by, sent }: Sent, { id, since }: BackendProcess): b
   return status === 200 && by === id && sent >= since
 }
 
-function figuresOf ({ name }: Scenario, all: Sent[], failed: number, first: BackendProcess, got: [sent: number, came: number][]): FailureFigures {
+function figuresOf ({ name }: Scenario, all: Sent[], failed: number, first: BackendProcess, got: [sent: number, came: number][], backends: BackendProcess[]): FailureFigures {
   // What was under way at the failure had been sent before.
   const errors = all.filter(({ status, answered }) => status !== 200 && answered >= failed)
   const statuses: Record<string, number> = {}
@@ -241,6 +322,10 @@ function figuresOf ({ name }: Scenario, all: Sent[], failed: number, first: Back
     requests: all.length,
     errorsBefore: all.filter(({ status, answered }) => status !== 200 && answered < failed).length,
     errors: errors.length,
+    getErrors: errors.filter(({ method }) => method === 'GET').length,
+    postErrors: errors.filter(({ method }) => method === 'POST').length,
+    duplicatedPosts: duplicatedOf(backends),
+    p99: percentileOf(all.filter(({ sent }) => sent >= failed), 0.99),
     statuses,
     errorsAfterReturn: errors.filter(({ sent }) => sent >= first.since).length,
     lastAsked: latest(errors.map(({ sent }) => sent)),
@@ -248,6 +333,83 @@ function figuresOf ({ name }: Scenario, all: Sent[], failed: number, first: Back
     served: served.length === 0 ? null : Math.min(...served) - first.since,
     first100: came.length === 0 ? null : came.filter(time => time < Math.min(...came) + TAKES).length
   }
+}
+
+/** Requests that backends have got, each as often as they have. */
+function gotOf (backends: BackendProcess[], method?: string): string[] {
+  return backends.flatMap(backend => backend.journal()).filter(entry => entry.what === 'got' && (method === undefined || entry.method === method)).map(({ id }) => id)
+}
+
+function duplicatedOf (backends: BackendProcess[]): number {
+  const times = new Map<string, number>()
+  for (const id of gotOf(backends, 'POST')) times.set(id, (times.get(id) ?? 0) + 1)
+  return [...times.values()].filter(times => times > 1).length
+}
+
+function percentileOf (all: Sent[], part: number): number {
+  const times = all.map(({ sent, answered }) => answered - sent).sort((a, b) => a - b)
+  return times[Math.max(0, Math.ceil(times.length * part) - 1)] ?? 0
+}
+
+/** How much more than the load reaches backends that all answer 503. Circuit breakers and outlier detection would hide it. */
+async function measureStorm (): Promise<StormFigures[]> {
+  const figures: StormFigures[] = []
+  const cases: [string, Settings['proxy'], RockstarProxyOptions][] = [
+    ['this package', undefined, {}],
+    ['this package, without breaker and outlier detection', undefined, { breaker: false, outlier: false }],
+    ['@fastify/http-proxy', 'http-proxy', {}],
+    ...(hasNginx() ? [['nginx', 'nginx', {}] as [string, 'nginx', RockstarProxyOptions]] : [])
+  ]
+  for (const [name, proxy, options] of cases) {
+    const backends = await startBackends(BACKENDS, {})
+    await Promise.all(backends.map(backend => backend.behave('unavailable')))
+    const gateway = await startProxy(proxy, options, backends)
+    const load = new Load(gateway.url, STORM.rate)
+    await sleep(STORM.lasts)
+    await load.stop()
+    const attempts = gotOf(backends).length
+    figures.push({ proxy: name, requests: load.all.length, attempts, amplification: attempts / load.all.length, duplicatedPosts: duplicatedOf(backends) })
+    await gateway.stop()
+    for (const backend of backends) await backend.kill()
+  }
+  return figures
+}
+
+/** What clients wait where one backend takes ten times as long, without and with second attempts. */
+async function measureSlow (): Promise<SlowFigures[]> {
+  const figures: SlowFigures[] = []
+  for (const { backends: count, balancer } of SLOW_CASES) {
+    for (const hedge of [false, true]) {
+      const backends = await startBackends(count, { takes: SLOW.takes, spread: SLOW.spread })
+      const gateway = await startGateway({ balancer, hedge }, backends)
+      const load = new Load(gateway.url, SLOW.rate)
+      await sleep(SLOW.warmUp)
+      const healthy = load.all.filter(({ answered }) => answered > 0)
+      await backends[0].pace(SLOW.takes * SLOW.times)
+      // What was asked before does not count, nor what it takes to notice.
+      await sleep(SLOW.warmUp)
+      const [from, gotBefore] = [load.all.length, gotOf(backends).length]
+      await sleep(SLOW.lasts)
+      await load.stop()
+      // Hedging is for requests that may be sent twice.
+      const gets = load.all.slice(from).filter(({ method }) => method === 'GET')
+      const requests = load.all.length - from
+      figures.push({
+        backends: count,
+        balancer,
+        hedge,
+        requests,
+        p50: percentileOf(gets, 0.5),
+        p95: percentileOf(gets, 0.95),
+        p99: percentileOf(gets, 0.99),
+        healthyP95: percentileOf(healthy.slice(healthy.length >> 1), 0.95),
+        extra: (gotOf(backends).length - gotBefore - requests) / requests
+      })
+      await gateway.stop()
+      for (const backend of backends) await backend.kill()
+    }
+  }
+  return figures
 }
 
 /** How long it takes to say that every circuit is open, to connections that ask as fast as they can. */
@@ -290,15 +452,28 @@ async function press (pool: Pool, path: string): Promise<number[]> {
   return times.sort((a, b) => a - b)
 }
 
-const COLUMNS = ['', 'requests', 'errors', 'last one asked after', 'and answered after', 'served again after', 'on it in its first 100 ms']
+const COLUMNS = ['', 'requests', 'GET errors', 'POST errors', 'POSTs doubled', 'p99', 'last one asked after', 'and answered after', 'served again after', 'on it in its first 100 ms']
 
 function tableOf (title: string, figures: FailureFigures[]): string {
+  return tableFrom(title, COLUMNS, figures.map(({ scenario, requests, getErrors, postErrors, duplicatedPosts, p99, lastAsked, lastError, served, first100 }) =>
+    [scenario, requests, getErrors, postErrors, duplicatedPosts, timeOf(p99), timeOf(lastAsked), timeOf(lastError), timeOf(served), first100 ?? '-']))
+}
+
+function tableFrom (title: string, columns: string[], rows: (string | number)[][]): string {
   const row = (cells: (string | number)[]) => `| ${cells.join(' | ')} |`
-  return [
-    `### ${title}`, '', row(COLUMNS), `| --- |${' ---: |'.repeat(COLUMNS.length - 1)}`,
-    ...figures.map(({ scenario, requests, errors, lastAsked, lastError, served, first100 }) =>
-      row([scenario, requests, errors, timeOf(lastAsked), timeOf(lastError), timeOf(served), first100 ?? '-'])), ''
-  ].join('\n')
+  return [`### ${title}`, '', row(columns), `| --- |${' ---: |'.repeat(columns.length - 1)}`, ...rows.map(row), ''].join('\n')
+}
+
+function stormTable (figures: StormFigures[]): string {
+  return tableFrom(`Every backend answers 503, ${STORM.rate} requests a second`, ['', 'requests', 'attempts', 'attempts of a request', 'POSTs doubled'],
+    figures.map(({ proxy, requests, attempts, amplification, duplicatedPosts }) => [proxy, requests, attempts, amplification.toFixed(2), duplicatedPosts]))
+}
+
+function slowTable (figures: SlowFigures[]): string {
+  return tableFrom(`One backend takes ${SLOW.times} times as long as the others (${SLOW.takes} to ${SLOW.takes * (1 + SLOW.spread)} ms), ${SLOW.rate} requests a second`,
+    ['', 'hedge', 'GETs: p50', 'p95', 'p99', 'p95 before', 'p99 × that', 'extra load'],
+    figures.map(({ backends, balancer, hedge, p50, p95, p99, healthyP95, extra }) =>
+      [`${backends} backends, ${balancer}`, hedge ? 'on' : 'off', timeOf(p50), timeOf(p95), timeOf(p99), timeOf(healthyP95), (p99 / healthyP95).toFixed(2), `${(extra * 100).toFixed(1)} %`]))
 }
 
 function timeOf (milliseconds: number | null): string {
@@ -308,7 +483,7 @@ function timeOf (milliseconds: number | null): string {
 
 const USAGE = `npm run bench:failures -- [options]
 
-  --settings NAME   defaults or short (both)
+  --settings NAME   defaults, short, http-proxy or nginx; none for the rest alone (all)
   --only TEXT       scenarios whose names have this in them
   --json            print the figures as JSON
 `
@@ -316,8 +491,8 @@ const USAGE = `npm run bench:failures -- [options]
 function optionsOrExit (): { scenarios: Scenario[], settings: Settings[], json: boolean } {
   try {
     const { values } = parseArgs({ options: { settings: { type: 'string' }, only: { type: 'string', default: '' }, json: { type: 'boolean', default: false } } })
-    const settings = SETTINGS.filter(({ name }) => values.settings === undefined || values.settings === name)
-    if (settings.length === 0) throw new Error(`--settings ${values.settings}: not one of ${SETTINGS.map(({ name }) => name).join(', ')}`)
+    const settings = SETTINGS.filter(({ name, proxy }) => (values.settings ?? name) === name && (proxy !== 'nginx' || hasNginx()))
+    if (settings.length === 0 && values.settings !== 'none') throw new Error(`--settings ${values.settings}: not one of ${SETTINGS.map(({ name }) => name).join(', ')}`)
     return { scenarios: SCENARIOS.filter(({ name }) => name.includes(values.only)), settings, json: values.json }
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n\n${USAGE}`)
@@ -332,7 +507,7 @@ if (!json) {
 }
 for (const one of settings) {
   process.stderr.write(`${one.name}: ${scenarios.map(({ name }) => name).join(', ')}\n`)
-  const stages = await Promise.all(scenarios.map(scenario => prepare(scenario, one)))
+  const stages = await Promise.all(scenarios.filter(({ options }) => options === undefined || one.proxy === undefined).map(scenario => prepare(scenario, one)))
   const figures = await Promise.all(stages.map((stage, i) => play(stage, one, i)))
   for (const stage of stages) await end(stage)
   report.settings[one.name] = { title: one.title, options: one.options, figures }
@@ -340,10 +515,16 @@ for (const one of settings) {
   if (tooEarly > 0) process.stderr.write(`${tooEarly} errors before anything had failed: this machine is too busy for these figures\n`)
   if (!json) console.log(tableOf(`With ${one.title}`, figures))
 }
+process.stderr.write('every backend answers 503\n')
+const storm = report.storm = await measureStorm()
+process.stderr.write('one backend is slow\n')
+const slow = report.slow = await measureSlow()
 process.stderr.write('answers where every circuit is open\n')
 const refused = report.refused = await measureRefused()
 if (json) console.log(JSON.stringify(report, null, 2))
 else {
+  console.log(stormTable(storm))
+  console.log(slowTable(slow))
   const { connections, requestsPerSecond, p50, p99, plainP99 } = refused
   console.log(`With every circuit open, ${connections} connections that asked as fast as they could, ${requestsPerSecond.toFixed(0)} times a second, had their answers in ` +
     `${p50.toFixed(2)} ms (p50) and ${p99.toFixed(2)} ms (p99): the aim of ${REFUSED.aim} ms is ${p99 < REFUSED.aim ? 'met' : 'missed'}. ` +

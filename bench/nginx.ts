@@ -12,10 +12,15 @@ export function hasNginx (): boolean {
 }
 
 /** Starts nginx with one worker; resolves when it listens. */
-export async function startNginx (backend: string): Promise<Served> {
+export function startNginx (backend: string): Promise<Served> {
+  return startNginxBefore([backend])
+}
+
+/** The same before several backends. @param more lines of the location */
+export async function startNginxBefore (backends: string[], more = ''): Promise<Served> {
   const folder = mkdtempSync(join(tmpdir(), 'bench-nginx-'))
   const port = await freePort()
-  writeFileSync(join(folder, 'nginx.conf'), configuration(folder, port, backend))
+  writeFileSync(join(folder, 'nginx.conf'), configuration(folder, port, backends, more))
   const child = spawn('nginx', ['-p', folder, '-c', join(folder, 'nginx.conf'), '-e', 'stderr'], { stdio: ['ignore', 'inherit', 'inherit'] })
   const gone = once(child, 'exit')
   // Unlike those of Node, it would outlive this process.
@@ -40,7 +45,7 @@ export async function startNginx (backend: string): Promise<Served> {
  * What a careful user would write: connections to the backend are kept, no log, the same forwarded headers as ours,
  * nothing on disk. Connections are never renewed after so many requests, because ours are not either.
  */
-function configuration (folder: string, port: number, backend: string): string {
+function configuration (folder: string, port: number, backends: string[], more: string): string {
   const { uid, username } = userInfo()
   return `
     ${uid === 0 ? `user ${username};` : ''}
@@ -59,7 +64,7 @@ function configuration (folder: string, port: number, backend: string): string {
       uwsgi_temp_path ${folder};
       scgi_temp_path ${folder};
       upstream backend {
-        server ${new URL(backend).host};
+        ${backends.map(backend => `server ${new URL(backend).host};`).join(' ')}
         keepalive 100;
         keepalive_requests 1000000000;
       }
@@ -67,6 +72,7 @@ function configuration (folder: string, port: number, backend: string): string {
         listen 127.0.0.1:${port};
         location / {
           proxy_pass http://backend;
+          ${more}
           proxy_http_version 1.1;
           proxy_max_temp_file_size 0;
           proxy_set_header Connection "";

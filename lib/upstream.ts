@@ -1,30 +1,22 @@
-import type { TSchema } from '@sinclair/typebox'
-import { HealthOptionsSchema, MirrorOptionsSchema, OutlierOptionsSchema, RemoveBackendOptionsSchema, SlowStartOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
-import type { AffinityOptions, BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, CircuitState, Clock, ConnectionPool, HealthOptions, LoadBalancer, MirrorOptions, PoolInput, RemoveBackendOptions, SlowStartOptions, Timeouts, UpstreamMetrics, UpstreamOptions, WeightOptions } from '../types/index.ts'
+import { HealthOptionsSchema, OutlierOptionsSchema, RemoveBackendOptionsSchema, TimeoutOptionsSchema } from '../types/index.ts'
+import type { BackendChanges, BackendDistribution, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, Circuit, CircuitBreaker, CircuitState, Clock, ConnectionPool, HealthOptions, LoadBalancer, MirrorOptions, PoolInput, RemoveBackendOptions, Timeouts, UpstreamMetrics, UpstreamOptions } from '../types/index.ts'
 import { Admission } from './admission/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
 import { createBreaker } from './breaker/index.ts'
 import type { Deadlines } from './deadlines.ts'
+import { Drains } from './drains.ts'
 import { proxyError } from './errors.ts'
 import { Events } from './events.ts'
 import { fallbackOf, type Fallback } from './fallback.ts'
-import { ActiveHealth, healthOf, OutlierDetector, type ActiveHealthListener, type CheckResult, type OutlierListener } from './health/index.ts'
+import { ActiveHealth, healthOf, OutlierDetector, Readiness, type ActiveHealthListener, type CheckResult, type OutlierListener } from './health/index.ts'
 import { Counters, Tallies } from './metrics/index.ts'
 import { resolveOptions } from './options.ts'
 import { createPool } from './pool/index.ts'
 import { hedgePolicyOf, Hedging, RetryBudget, retryPolicyOf, type HedgePolicy, type RetryPolicy } from './retry/index.ts'
 import { Selector, type Selection, type Subset } from './selection/index.ts'
+import { affinityOf, forwardedOf, mirrorOf, optionsOf, slowStartOf, weightsOf, type ForwardedSwitches } from './upstream-options.ts'
 import { Weigher, type WeigherListener } from './weights/index.ts'
-
-/** Any long time, in milliseconds. */
-const HOLD = 1_000_000
-
-/** Which of the forwarded headers are written. */
-export interface ForwardedSwitches {
-  xForwarded: boolean
-  standard: boolean
-}
 
 /** What all upstreams of one registration share. */
 export interface Shared {
@@ -58,9 +50,8 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   /** `null` where it is off. */
   readonly outlier: OutlierDetector | null
   breaker: CircuitBreaker
-  /** Backends that must have passed a check before the app is ready, and milliseconds to wait for them. */
+  /** Backends that must have passed a check before the app is ready. */
   readonly minHealthy: number
-  readonly readyTimeout: number
   pool: ConnectionPool
   readonly counters = new Counters()
   readonly tallies = new Tallies()
@@ -83,11 +74,9 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   /** While one breaker takes the place of another, circuits change without anything having happened. */
   #replacing = false
   #panicking = false
-  #onProven: (() => void) | null = null
+  readonly #readiness: Readiness
   readonly #backends = new Map<string, Backend>()
-  readonly #removals = new Map<Backend, Promise<void>>()
-  /** Ends the drains under way. */
-  readonly #cutDrains = new Set<() => void>()
+  readonly #drains: Drains
 
   /** Throws `INVALID_OPTIONS` or `DUPLICATE_BACKEND`. */
   constructor (name: string, options: UpstreamOptions, shared: Shared, path: string) {
@@ -109,10 +98,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.deadlineHeader = options.deadlineHeader === undefined || options.deadlineHeader === false ? null : options.deadlineHeader.toLowerCase()
     for (const timeout of [...Object.values(this.timeouts), this.retry?.perTryTimeout ?? 0, this.admission?.queueTimeout ?? 0]) deadlines.allowFor(timeout)
     this.preserveHost = options.preserveHost ?? false
-    const forwarded = options.forwarded ?? true
-    this.forwarded = Object.freeze(typeof forwarded === 'boolean'
-      ? { xForwarded: forwarded, standard: forwarded }
-      : { xForwarded: forwarded.xForwarded ?? true, standard: forwarded.standard ?? true })
+    this.forwarded = forwardedOf(options.forwarded)
     this.via = options.via === false ? null : options.via ?? 'rockstar-proxy'
     this.selector = new Selector({
       name,
@@ -130,8 +116,9 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     const health = optionsOf<HealthOptions>(HealthOptionsSchema, options.health, `${path}.health`)
     this.#checksHealth = options.health !== false
     this.minHealthy = health.minHealthy as number
-    this.readyTimeout = health.readyTimeout as number
     this.health = new ActiveHealth(this.#checksHealth ? health : { ...health, fall: Infinity }, this.#env, this)
+    this.#readiness = new Readiness({ upstream: name, minHealthy: this.minHealthy, timeout: health.readyTimeout as number }, this.health, clock, () => this.list())
+    this.#drains = new Drains(clock)
     this.outlier = options.outlier === false ? null : new OutlierDetector(optionsOf(OutlierOptionsSchema, options.outlier, `${path}.outlier`), clock, this)
     options.backends?.forEach((backend, i) => this.#list(new Backend(backend, clock.wall(), `${path}.backends[${i}]`)))
     this.weigher.update(this.list(), true)
@@ -185,15 +172,12 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     const { drain } = resolveOptions<Required<RemoveBackendOptions>>(RemoveBackendOptionsSchema, options, 'options')
     const backend = this.get(id)
     const timeout = drain === false ? 0 : drain.timeout as number
-    let removal = this.#removals.get(backend)
-    if (removal === undefined) {
+    return this.#drains.removal(backend, () => {
       backend.draining = true
       this.#rebuild()
       this.#tell('backend:draining', backend)
-      removal = this.#drainAndRelease(backend, timeout).finally(() => this.#removals.delete(backend))
-      this.#removals.set(backend, removal)
-    }
-    return removal
+      return this.#drainAndRelease(backend, timeout)
+    })
   }
 
   get (id: string): Backend {
@@ -293,7 +277,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     if (result.passed) {
       // That a port is open says nothing of the answers for which a backend was ejected.
       if (proves) this.outlier?.bringBack(backend, 'a health check has passed')
-      this.#onProven?.()
+      this.#readiness.onPassed()
     }
   }
 
@@ -333,29 +317,13 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.weigher.stop()
     this.outlier?.stop()
     this.health.stop()
-    for (const cut of [...this.#cutDrains]) cut()
+    this.#drains.stop()
     for (const { circuit } of this.list()) circuit.dispose?.()
   }
 
   /** Resolves when as many backends have passed a check as must have. Rejects with `UNHEALTHY` when that takes too long. */
   whenProven (): Promise<void> {
-    const proven = () => this.list().filter(({ health }) => health !== null && health.proven && health.healthy).length
-    if (!this.#checksHealth || proven() >= this.minHealthy) return Promise.resolve()
-    return new Promise((resolve, reject) => {
-      // Nothing else may keep a process up that waits before it listens: all timers of ours let it end.
-      const hold = setInterval(() => {}, HOLD)
-      this.health.hurry()
-      const end = (settle: () => void) => {
-        clearInterval(hold)
-        this.health.calmDown()
-        this.clock.clearTimeout(timer)
-        this.#onProven = null
-        settle()
-      }
-      const timer = this.clock.setTimeout(() => end(() => reject(proxyError('UNHEALTHY', undefined,
-        `Only ${proven()} of the ${this.minHealthy} backends that upstream '${this.name}' needs have passed a health check within ${this.readyTimeout} ms`))), this.readyTimeout)
-      this.#onProven = () => { if (proven() >= this.minHealthy) end(resolve) }
-    })
+    return this.#checksHealth ? this.#readiness.wait() : Promise.resolve()
   }
 
   onWeights (): void {
@@ -445,7 +413,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
   }
 
   async #drainAndRelease (backend: Backend, timeout: number): Promise<void> {
-    await this.#finished(backend, timeout)
+    await this.#drains.finished(backend, timeout, this.selector.affinity !== null && !this.closed)
     for (const entry of this.deadlines.entries()) if (entry.isOn(backend)) entry.giveUp()
     this.#backends.delete(backend.id)
     backend.concurrency?.forget()
@@ -456,51 +424,6 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.#tell('backend:removed', backend)
     await this.pool.release?.(backend)
   }
-
-  /** Waits until nothing is under way on a backend, or for so long; for all of it where clients may still come back to it. */
-  #finished (backend: Backend, timeout: number): Promise<void> {
-    const keepsClients = this.selector.affinity !== null && !this.closed
-    if (timeout === 0 || (backend.inFlight === 0 && !keepsClients)) return Promise.resolve()
-    return new Promise(resolve => {
-      const end = () => {
-        this.clock.clearTimeout(timer)
-        this.#cutDrains.delete(end)
-        resolve()
-      }
-      const timer = this.clock.setTimeout(end, timeout)
-      this.#cutDrains.add(end)
-      if (!keepsClients) backend.onIdle = end
-    })
-  }
-}
-
-/** Copies as an option wants them, with nothing left out; `null` for none. Throws `INVALID_OPTIONS`. */
-export function mirrorOf (option: MirrorOptions | false | undefined, path = 'mirror'): Required<MirrorOptions> | null {
-  return option === undefined || option === false ? null : resolveOptions<Required<MirrorOptions>>(MirrorOptionsSchema, option, path)
-}
-
-/** The options of a feature that `true` and nothing switch on as well. */
-function optionsOf<Options> (schema: TSchema, options: Options | boolean | undefined, path: string): Options {
-  return resolveOptions(schema, typeof options === 'object' ? options : {}, path)
-}
-
-/** Browsers throw away what says `SameSite=None` without `Secure`. */
-function affinityOf (affinity: UpstreamOptions['affinity'], path: string): AffinityOptions | false {
-  if (affinity === undefined || affinity === false) return false
-  if (affinity.sameSite === 'none' && affinity.secure === false) throw proxyError('INVALID_OPTIONS', undefined, `${path}.affinity.secure must not be false where sameSite is 'none'`)
-  return affinity
-}
-
-function weightsOf (weights: UpstreamOptions['weights'], path: string): Required<WeightOptions> | false {
-  if (weights === undefined || weights === false) return false
-  const { min, max } = weights as Required<WeightOptions>
-  if (min > max) throw proxyError('INVALID_OPTIONS', undefined, `${path}.weights.min must be at most weights.max, ${max}, and is ${min}`)
-  return weights as Required<WeightOptions>
-}
-
-function slowStartOf (slowStart: UpstreamOptions['slowStart'], path: string): Required<SlowStartOptions> | false {
-  if (slowStart === undefined || slowStart === false) return false
-  return resolveOptions(SlowStartOptionsSchema, slowStart === true ? {} : slowStart, `${path}.slowStart`)
 }
 
 function distributionOf ({ counters, weight, effectiveWeight, limit, chosen }: Backend, attempts: number): BackendDistribution {

@@ -82,8 +82,8 @@ export class RequestBody {
 
   /** Gives an attempt what it asks for: what was kept, then what comes. */
   feed (upload: Upload): void {
-    const kept = this.#kept
-    while (kept !== null && upload.position < kept.length) {
+    const kept = this.#kept ?? []
+    while (upload.position < kept.length) {
       if (!upload.push(kept[upload.position++])) return
     }
     if (this.ended) upload.push(null)

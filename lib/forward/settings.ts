@@ -2,7 +2,8 @@ import type { ForwardOptions, MirrorOptions, OnResponse, RetryOverrides, Rewrite
 import { fallbackOf, type Fallback } from '../fallback.ts'
 import { hedgePolicyOf, retryPolicyOf, type HedgePolicy, type RetryPolicy } from '../retry/index.ts'
 import type { Subset } from '../selection/index.ts'
-import { mirrorOf, type Upstream } from '../upstream.ts'
+import type { Upstream } from '../upstream.ts'
+import { mirrorOf } from '../upstream-options.ts'
 import type { PrefixRule } from './prefix.ts'
 
 /** What holds for one request: the upstream's ways, and what its route or its caller wants otherwise. */
