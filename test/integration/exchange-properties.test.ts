@@ -1,0 +1,416 @@
+import fc from 'fast-check'
+import { Readable } from 'node:stream'
+import t from 'tap'
+import { Exchange } from '../../lib/forward/exchange.ts'
+import { settingsOf } from '../../lib/forward/settings.ts'
+import { CountingBreaker, PIECE, RecordingClient, ScriptedBalancer, ScriptedPool, type AttemptScript, type Choosing, type SeenAttempt } from '../helpers/storm.ts'
+import { FakeClock } from '../helpers/clock.ts'
+import { seeded } from '../helpers/random.ts'
+import { makeUpstream } from '../helpers/upstream.ts'
+import type { HedgeOptions, LimitsOptions, RetryOptions, UpstreamOptions } from '../../types/index.ts'
+
+/** One request, and what becomes of it on either side. */
+interface Asked {
+  at: number
+  method: 'GET' | 'PUT' | 'POST'
+  /** An `Idempotency-Key`. */
+  key: boolean
+  body: 'none' | 'buffer' | 'stream'
+  /** Of a stream: when each piece comes after the one before, and how the stream ends. */
+  chunks: number[]
+  bodyEnds: 'well' | 'stalls' | 'fails'
+  /** When the client goes, or the application gives up. */
+  leaves: { at: number, how: 'abandon' | 'giveUp' } | null
+  pause: { after: number, for: number } | null
+  replaces: number[]
+  /** By when the client wants its answer. */
+  within: number
+  scripts: AttemptScript[]
+}
+
+interface World {
+  seed: number
+  backends: number
+  retry: false | RetryOptions
+  hedge: false | HedgeOptions
+  limits: false | LimitsOptions
+  breaker: { threshold: number, timeout: number }
+  outlier: boolean
+  timeout: { connect: number, headers: number, idle: number, request: number }
+  choosing: Choosing[]
+  /** Steps of time, over and over again. */
+  steps: number[]
+  asked: Asked[]
+}
+
+/** One of several, each as often as its number says. */
+function often<T> (...weighted: [weight: number, value: T][]): fc.Arbitrary<T> {
+  return fc.oneof(...weighted.map(([weight, value]) => ({ weight, arbitrary: fc.constant(value) })))
+}
+
+const delay = fc.constantFrom(0, 0, 1, 5, 20, 40)
+const maybeNever = fc.oneof({ weight: 12, arbitrary: delay }, { weight: 1, arbitrary: fc.constant(null) })
+const script: fc.Arbitrary<AttemptScript> = fc.record({
+  dispatch: often<AttemptScript['dispatch']>([30, 'takes'], [1, 'throws'], [1, 'refuses']),
+  connect: maybeNever,
+  reads: maybeNever,
+  interims: often([12, 0], [1, 1]),
+  early: often([4, false], [1, true]),
+  head: maybeNever,
+  status: often([6, 200], [3, 503], [1, 502], [1, 500], [1, 404], [1, 204], [1, 999]),
+  retryAfter: often<string | null>([6, null], [1, '0'], [1, '1'], [1, '100']),
+  pieces: fc.array(maybeNever, { maxLength: 4 }),
+  end: maybeNever,
+  fails: often<AttemptScript['fails']>([6, 'no'], [2, 'connect'], [2, 'head'], [1, 'body'], [1, 'end']),
+  tells: fc.constantFrom<AttemptScript['tells']>('at once', 'later')
+})
+const asked: fc.Arbitrary<Asked> = fc.record({
+  at: fc.nat(60),
+  method: often<Asked['method']>([4, 'GET'], [2, 'PUT'], [2, 'POST']),
+  key: fc.boolean(),
+  body: often<Asked['body']>([3, 'none'], [1, 'buffer'], [2, 'stream']),
+  chunks: fc.array(delay, { maxLength: 5 }),
+  bodyEnds: often<Asked['bodyEnds']>([8, 'well'], [1, 'stalls'], [1, 'fails']),
+  leaves: fc.option(fc.record({ at: fc.nat(120), how: fc.constantFrom('abandon' as const, 'giveUp' as const) }), { freq: 6 }),
+  pause: fc.option(fc.record({ after: fc.nat(2), for: fc.constantFrom(1, 30, 1_000) }), { freq: 4 }),
+  replaces: often([4, [] as number[]], [1, [404, 500, 503]]),
+  within: often([5, Infinity], [1, 60]),
+  scripts: fc.array(script, { minLength: 1, maxLength: 4 })
+})
+const retry: fc.Arbitrary<false | RetryOptions> = fc.oneof({ weight: 1, arbitrary: fc.constant(false as const) }, {
+  weight: 6,
+  arbitrary: fc.record({
+    attempts: fc.integer({ min: 1, max: 4 }),
+    on: often<NonNullable<RetryOptions['on']>>([3, ['connect', 'reset', 'timeout', 'bad-response']], [1, ['connect']], [1, []]),
+    perTryTimeout: often([2, 0], [1, 30]),
+    maxBodySize: often([3, 65_536], [1, 10], [1, 0]),
+    retryAfter: fc.boolean(),
+    idempotencyKey: fc.boolean(),
+    backoff: fc.record({ base: fc.constantFrom(0, 10, 50) }),
+    budget: fc.record({ percent: fc.constantFrom(0, 20, 100, 300), minPerSecond: fc.constantFrom(0, 1, 10) })
+  })
+})
+const limits: fc.Arbitrary<false | LimitsOptions> = fc.oneof({ weight: 1, arbitrary: fc.constant(false as const) }, {
+  weight: 3,
+  arbitrary: fc.record({
+    maxInFlight: fc.constantFrom(1, 2, 5),
+    maxPerBackend: fc.constantFrom(1, 2, 5),
+    adaptive: often<LimitsOptions['adaptive']>([2, false], [1, { initial: 2, min: 1, max: 4 }]),
+    queue: often<LimitsOptions['queue']>([1, false], [4, { size: 2, timeout: 40, order: 'fifo' }], [4, { size: 3, timeout: 100, order: 'lifo' }], [2, { size: 3, timeout: 0 }])
+  }, { requiredKeys: [] })
+})
+const world: fc.Arbitrary<World> = fc.record({
+  seed: fc.nat(1_000),
+  backends: fc.integer({ min: 1, max: 4 }),
+  retry,
+  hedge: fc.oneof(fc.constant(false as const), fc.record({ percentile: fc.constant(90), minDelay: fc.constantFrom(0, 10), maxExtra: fc.constantFrom(0.05, 0.5, 1) })),
+  limits,
+  breaker: fc.record({ threshold: fc.constantFrom(1, 3, 100), timeout: fc.constantFrom(20, 1_000) }),
+  outlier: fc.boolean(),
+  timeout: fc.record({ connect: fc.constantFrom(15, 100), headers: fc.constantFrom(50, 500), idle: fc.constantFrom(30, 200), request: fc.constantFrom(80, 300) }),
+  choosing: fc.oneof({ weight: 4, arbitrary: fc.constant(['now'] as Choosing[]) }, { weight: 2, arbitrary: fc.array(often<Choosing>([3, 'now'], [4, 'soon'], [2, 'later'], [1, 'throws'], [1, 'rejects'], [1, 'none']), { minLength: 1, maxLength: 6 }) }),
+  steps: fc.array(fc.constantFrom(1, 1, 3, 7, 20), { minLength: 1, maxLength: 8 }),
+  asked: fc.array(asked, { minLength: 1, maxLength: 10 })
+})
+
+/** Answers known before the storm, so that there is something to hedge by, and by how much. */
+const PRIMED = 30
+/** Milliseconds after which nothing may be left, whatever happens. */
+const HORIZON = 4_000
+
+/** What all storms together have come to: one in which nothing happens proves nothing. */
+const came: Record<string, number> = {}
+
+function count (what: string, by = 1): void {
+  came[what] = (came[what] ?? 0) + by
+}
+
+function chunkOf (exchange: number, at: number): string {
+  return `<${exchange}.${at}>`
+}
+
+function bodyOf (number: number, { body, chunks }: Asked): string {
+  return body === 'none' ? '' : chunks.map((_, at) => chunkOf(number, at)).join('')
+}
+
+/** One exchange under way: who asks, and what comes of it. */
+class Under {
+  readonly number: number
+  readonly asked: Asked
+  readonly client: RecordingClient
+  exchange: Exchange | null = null
+  startedAt = -1
+  bodyEndedAt = -1
+  left = false
+
+  constructor (number: number, asked: Asked, clock: FakeClock) {
+    this.number = number
+    this.asked = asked
+    this.client = new RecordingClient(clock, asked.replaces, asked.pause)
+  }
+}
+
+/** Lets what is in other turns happen, until all is still. */
+async function settle (pool: ScriptedPool): Promise<void> {
+  do {
+    // Streams and promises take some turns.
+    for (let i = 0; i < 2; i++) await new Promise(resolve => setImmediate(resolve))
+  } while (pool.turn())
+}
+
+/** Plays a world to its end; returns what is wrong with it. */
+async function play (world: World): Promise<string[]> {
+  const faults: string[] = []
+  const clock = new FakeClock()
+  const pool = new ScriptedPool(clock, world.asked.map(({ scripts }) => scripts))
+  const balancer = new ScriptedBalancer(pool, world.choosing)
+  const breaker = new CountingBreaker({ ...world.breaker, jitter: 0 })
+  const options: UpstreamOptions = {
+    backends: Array.from({ length: world.backends }, (_, i) => ({ id: `b${i}`, url: `http://127.0.0.1:${i + 1}` })),
+    balancer, breaker, pool, health: false, retry: world.retry, hedge: world.hedge, limits: world.limits, timeout: world.timeout, via: false,
+    outlier: world.outlier ? { consecutiveFailures: 3, baseEjectionTime: 50, successRate: false, failurePercentage: false } : false
+  }
+  const { upstream } = makeUpstream(options, clock, seeded(world.seed))
+  upstream.start()
+  if (upstream.hedging !== null) {
+    for (let i = 0; i < PRIMED; i++) {
+      upstream.hedging.begin()
+      upstream.hedging.latencies.record(10)
+    }
+  }
+  const settings = settingsOf(upstream, {})
+  const unders = world.asked.map((asked, i) => new Under(i, asked, clock))
+  const pace = Math.min(250, Math.max(5, Math.min(...Object.values(world.timeout), world.retry === false || world.retry.perTryTimeout === 0 ? Infinity : 30, queueTimeoutOf(world)) / 10))
+  const longest = Math.max(...world.steps)
+
+  const begin = (under: Under): void => {
+    const { number, asked } = under
+    under.startedAt = clock.now()
+    const body = streamOf(under, clock)
+    const intent = {
+      request: undefined,
+      method: asked.method,
+      path: `/${number}`,
+      headers: asked.key ? ['Idempotency-Key', String(number)] : [],
+      acceptsTrailers: false,
+      contentLength: -1,
+      body,
+      raw: null,
+      asterisk: false,
+      deadline: clock.now() + asked.within,
+      settings,
+      log: undefined
+    }
+    under.exchange = under.client.exchange = new Exchange(upstream, intent, under.client)
+    under.exchange.start()
+  }
+
+  pool.onDispatch = ({ exchange, backend }) => {
+    const under = unders[exchange]
+    if (under.client.over) faults.push(`${exchange}: an attempt after its end`)
+    const limit = deadlineOf(under, world)
+    if (clock.now() > limit + pace + longest) faults.push(`${exchange}: an attempt ${clock.now() - limit} ms after its deadline`)
+    const max = world.limits === false ? Infinity : world.limits.maxPerBackend ?? Infinity
+    const open = upstream.get(backend).inFlight
+    if (open > max) faults.push(`${backend}: ${open} at once, where ${max} may be`)
+  }
+
+  let begun = 0
+  const start = clock.now()
+  for (let turn = 0; clock.now() - start < HORIZON; turn++) {
+    const now = clock.now() - start
+    for (const under of unders) {
+      if (under.startedAt === -1 && under.asked.at <= now) {
+        begin(under)
+        begun++
+      }
+      const { leaves } = under.asked
+      if (leaves !== null && !under.left && under.startedAt !== -1 && leaves.at <= now - under.asked.at) {
+        under.left = true
+        under.exchange?.[leaves.how]()
+      }
+    }
+    faults.push(...checkLimits(world, upstream, unders))
+    await settle(pool)
+    if (begun === unders.length && unders.every(({ client }) => client.over) && pool.attempts.every(({ connected, over }) => over || !connected) && clock.timers <= 1) break
+    clock.advance(world.steps[turn % world.steps.length])
+    await settle(pool)
+    if (faults.length > 0) break
+  }
+
+  for (const under of unders) faults.push(...checkExchange(under, world, pool.attempts.filter(({ exchange }) => exchange === under.number), pace + longest))
+  faults.push(...checkUpstream(world, upstream, pool, balancer, breaker))
+  upstream.stop()
+  clock.advance(20_000)
+  await settle(pool)
+  if (clock.timers > 0) faults.push(`${clock.timers} timers are left`)
+  if (upstream.deadlines.size > 0) faults.push(`${upstream.deadlines.size} deadlines are left`)
+  return faults
+}
+
+type Upstream = ReturnType<typeof makeUpstream>['upstream']
+
+function queueTimeoutOf ({ limits }: World): number {
+  if (limits === false) return Infinity
+  const timeout = typeof limits.queue === 'object' ? limits.queue.timeout as number : 1_000
+  return timeout === 0 ? Infinity : timeout
+}
+
+/** By when an answer must have begun; the time that the client takes to send is its own. */
+function deadlineOf ({ asked, startedAt, bodyEndedAt }: Under, { timeout }: World): number {
+  const upload = asked.body !== 'stream' ? 0 : bodyEndedAt === -1 ? Infinity : bodyEndedAt - startedAt
+  return startedAt + Math.min(asked.within, timeout.request + upload)
+}
+
+function streamOf (under: Under, clock: FakeClock): Buffer | Readable | null {
+  const { number, asked: { body, chunks, bodyEnds } } = under
+  if (body === 'none') return null
+  if (body === 'buffer') return Buffer.from(bodyOf(number, under.asked))
+  const stream = new Readable({ read () {} })
+  const next = (at: number): void => {
+    if (stream.destroyed) return
+    if (at < chunks.length) {
+      clock.setTimeout(() => {
+        if (!stream.destroyed) stream.push(chunkOf(number, at))
+        next(at + 1)
+      }, chunks[at])
+    } else if (bodyEnds === 'fails') stream.destroy(new Error('the body fails'))
+    else if (bodyEnds === 'well') {
+      under.bodyEndedAt = clock.now()
+      stream.push(null)
+    }
+  }
+  next(0)
+  return stream
+}
+
+function checkLimits ({ limits }: World, { admission }: Upstream, unders: readonly Under[]): string[] {
+  if (limits === false || admission === null) return []
+  const faults: string[] = []
+  const { maxInFlight = Infinity, queue } = limits
+  const size = queue === false ? 0 : typeof queue === 'object' ? queue.size as number : 1_024
+  if (admission.queueLength > size) faults.push(`${admission.queueLength} wait where ${size} may`)
+  if (admission.inFlight > maxInFlight) faults.push(`${admission.inFlight} are in where ${maxInFlight} may be`)
+  const running = unders.filter(({ client, exchange }) => exchange !== null && !client.over && exchange.reports().some(({ result }) => result === 'pending')).length
+  if (running > maxInFlight) faults.push(`${running} have attempts under way where ${maxInFlight} may be in`)
+  return faults
+}
+
+/** Whether some text is what another begins with. */
+function begins (whole: string, part: string): boolean {
+  return whole.startsWith(part)
+}
+
+function checkExchange (under: Under, world: World, seen: readonly SeenAttempt[], late: number): string[] {
+  const { number, asked, client, exchange } = under
+  if (exchange === null) return []
+  const faults: string[] = []
+  const fault = (text: string): void => { faults.push(`${number}: ${text}`) }
+  const times = (what: string): number => client.told.filter(word => word === what).length
+  count(client.error?.code === undefined ? client.status === 0 ? 'other' : String(client.status) : `${client.error.code.slice(13)}${client.status === 0 ? '' : ' cut'}`)
+
+  // One response.
+  if (!client.over) fault(`has no end: ${client.told.join(' ')}`)
+  if (times('failed') + times('finished') > 1) fault(`ends more than once: ${client.told.join(' ')}`)
+  if (times('answer') > 1 || times('head') !== times('answer')) fault(`not one head: ${client.told.join(' ')}`)
+  if (times('end') + times('cut') !== times('finished')) fault(`finished, and not ended: ${client.told.join(' ')}`)
+  if (client.over && times('head') !== times('finished')) fault(`an answer and a failure: ${client.told.join(' ')}`)
+  if (!/^(?:interim )*(?:failed|answer head (?:data )*(?:end|cut) finished)?$/.test(client.told.join(' '))) fault(`out of order: ${client.told.join(' ')}`)
+  if (client.status !== 0 && client.of !== String(number)) fault(`has the answer of ${client.of}`)
+  if (times('end') === 1 && !client.content.split(PIECE).every(rest => rest === '')) fault(`content ${client.content}`)
+  if (times('end') === 1 && client.status === 200 && !asked.scripts.some(({ pieces }) => client.content === PIECE.repeat(pieces.length))) fault(`${client.content.length} bytes pass for an answer`)
+
+  // In time.
+  const deadline = deadlineOf(under, world)
+  const answeredAt = client.headAt === -1 ? client.endedAt : client.headAt
+  if (client.over && answeredAt > deadline + late) fault(`${answeredAt - deadline} ms after its deadline`)
+
+  // The attempts.
+  const reports = exchange.reports()
+  if (reports.length !== seen.length) fault(`${reports.length} attempts of its own, ${seen.length} of backends`)
+  if (reports.some(({ result }) => result === 'pending')) fault('an attempt is not settled')
+  const tries = reports.filter(({ hedge }) => !hedge).length
+  const most = world.retry === false ? 1 : world.retry.attempts as number
+  if (tries > most) fault(`${tries} tries where ${most} may be`)
+  if (reports.length - tries > 1) fault(`${reports.length - tries} hedges`)
+  const twice = asked.method !== 'POST' || (asked.key && world.retry !== false && world.retry.idempotencyKey === true)
+  if (!twice && seen.filter(({ connected }) => connected).length > 1) fault('sent twice, and is not idempotent')
+  const body = bodyOf(number, asked)
+  for (const { received, whole } of seen) {
+    if (!begins(body, received)) fault(`of the body ${body} a backend has got ${received}`)
+    if (whole && asked.body === 'stream' && received !== body) fault(`of the body ${body} a backend has got ${received} as the whole`)
+  }
+  // Before it is connected there is no way to tell a dispatcher.
+  for (const attempt of seen) if (attempt.connected && !attempt.over) fault(`left alone on ${attempt.backend}`)
+  return faults
+}
+
+function checkUpstream (world: World, upstream: Upstream, pool: ScriptedPool, balancer: ScriptedBalancer, breaker: CountingBreaker): string[] {
+  const faults: string[] = []
+  const same = (what: string, actual: unknown, expected: unknown): void => {
+    if (actual !== expected) faults.push(`${what} is ${String(actual)}, and should be ${String(expected)}`)
+  }
+  const { admission, budget, counters, tallies, hedging } = upstream
+  const attempts = pool.attempts.length
+  same('results that the balancer heard of', balancer.settled.length, attempts)
+  same('permits given', breaker.given, attempts)
+  same('permits back', breaker.back, attempts)
+  same('upstream.inFlight', counters.inFlight, 0)
+  same('exchanges counted', counters.successful + counters.failed + counters.aborted, counters.total)
+  same('exchanges', counters.total, world.asked.length)
+  same('budget.waiting', budget.waiting, 0)
+  same('deadlines', upstream.deadlines.size, 0)
+  let sum = 0
+  for (const backend of upstream.list()) {
+    const { counters } = backend
+    sum += counters.total
+    same(`${backend.id}.inFlight`, backend.inFlight, 0)
+    same(`attempts of ${backend.id} counted`, counters.successful + counters.failed + counters.aborted, counters.total)
+    same(`${backend.id} is full`, backend.concurrency?.full ?? false, false)
+    // Nothing is open or waits: as many may begin as there is room for.
+    const room = backend.concurrency?.limit ?? 0
+    if (room !== 0 && room !== Infinity) {
+      for (let i = 0; i < room; i++) {
+        same(`${backend.id} is full with ${i} of ${room}`, backend.concurrency?.full, false)
+        same(`${backend.id} has waiting`, backend.concurrency?.begin(), i + 1)
+      }
+      same(`${backend.id} is full`, backend.concurrency?.full, true)
+      for (let i = 0; i < room; i++) {
+        backend.concurrency?.answer(0, 0, 'not', upstream.clock.now())
+        backend.concurrency?.end()
+      }
+    }
+  }
+  same('attempts counted', sum, attempts)
+  if (admission !== null) {
+    same('admission.inFlight', admission.inFlight, 0)
+    same('admission.queueLength', admission.queueLength, 0)
+    same('admission.full', admission.full, 0)
+  }
+  const first = new Set(pool.attempts.map(({ exchange }) => exchange)).size
+  // A retry may come to nothing: no backend is left, or the client goes.
+  if (attempts > first + tallies.retries + tallies.hedges) faults.push(`${attempts} attempts of ${first} exchanges, with ${tallies.retries} retries and ${tallies.hedges} hedges`)
+  const { percent = 0, minPerSecond = 0 } = world.retry === false ? {} : world.retry.budget ?? {}
+  const seconds = Math.ceil((upstream.clock.now() - 1_000) / 900) + 1
+  const most = Math.ceil(world.asked.length * percent / 100) + minPerSecond * seconds
+  if (tallies.retries > most) faults.push(`${tallies.retries} retries where ${most} may be`)
+  if (hedging !== null && world.hedge !== false && tallies.hedges > (PRIMED + world.asked.length) * (world.hedge.maxExtra as number)) faults.push(`${tallies.hedges} hedges`)
+  count('attempts', attempts)
+  for (const [what, times] of Object.entries({ ...tallies, ...tallies.timeouts })) if (typeof times === 'number') count(what, times)
+  return faults
+}
+
+t.test('whatever backends, clients and time do, an exchange has one end, its attempts are settled once, and nothing is left', { timeout: 600_000 }, async t => {
+  const uncaught: unknown[] = []
+  const onUncaught = (error: unknown): void => { uncaught.push(error) }
+  process.on('unhandledRejection', onUncaught).on('warning', onUncaught)
+  t.teardown(() => process.off('unhandledRejection', onUncaught).off('warning', onUncaught))
+  const parameters = { seed: Number(process.env.SEED ?? 20_260_101), numRuns: Number(process.env.RUNS ?? 300) }
+  await fc.assert(fc.asyncProperty(world, async world => {
+    const faults = await play(world)
+    faults.push(...uncaught.splice(0).map(error => `uncaught: ${String(error)}`))
+    if (faults.length > 0) throw new Error(faults.join('\n'))
+  }), { ...parameters, endOnFailure: process.env.SHRINK === undefined })
+  t.comment(JSON.stringify(came))
+  t.pass()
+})
