@@ -83,9 +83,10 @@ class Play {
   #connect (): void {
     const { fails, interims, early, reads } = this.#script
     if (fails === 'connect') return this.#fail()
-    this.seen.connected = true
     this.#handler.onConnect?.(error => this.#abort(error))
-    if (this.seen.over) return
+    // Nothing is written of what is aborted there.
+    if (this.seen.aborts > 0) return
+    this.seen.connected = true
     if (Buffer.isBuffer(this.#body)) {
       this.seen.received = this.#body.toString('latin1')
       this.seen.whole = true
@@ -118,8 +119,8 @@ class Play {
   }
 
   #flow (): void {
-    const { pieces, end, fails } = this.#script
-    if (this.#piece === pieces.length) return this.#after(end, () => fails === 'end' ? this.#fail() : this.#complete())
+    const { pieces, end, fails, status } = this.#script
+    if (this.#piece === pieces.length || status === 204) return this.#after(end, () => fails === 'end' ? this.#fail() : this.#complete())
     this.#after(pieces[this.#piece++], () => {
       if (fails === 'body') return this.#fail()
       const flowing = this.#handler.onData?.(Buffer.from(PIECE))
