@@ -1,4 +1,4 @@
-import { Type, type Static } from '@sinclair/typebox'
+import { Type, type Static, type TProperties } from '@sinclair/typebox'
 import type { FastifyRequest } from 'fastify'
 
 /** Whether a request that is not idempotent by its method may be sent twice. */
@@ -79,13 +79,23 @@ export const RetryOptionsSchema = Type.Object({
   description: 'How a request is tried again: on another backend at once, on one that was tried before after a while; never after a byte has gone to the client.'
 })
 
-const withoutDefaults = Object.fromEntries(Object.entries(perRequest).map(([name, schema]) => {
-  const { default: _, ...rest } = schema as typeof schema & { default?: unknown }
-  return [name, { ...rest, description: `As the upstream's \`retry.${name}\`, for this alone.` }]
-})) as unknown as typeof perRequest
+/** Properties for a route or a call: what is not given must not be filled in, for then it would be as nobody has said. */
+function withoutDefaults<Properties extends TProperties> (properties: Properties): Properties {
+  return Object.fromEntries(Object.entries(properties).map(([name, { default: _, ...schema }]) => [name, schema])) as Properties
+}
+
+const BackoffOverridesSchema = Type.Object(withoutDefaults(BackoffOptionsSchema.properties), {
+  additionalProperties: false,
+  title: 'BackoffOptions',
+  description: BackoffOptionsSchema.description
+})
+
+const overrides = Object.fromEntries(Object.entries(withoutDefaults({ ...perRequest, backoff: Type.Optional(BackoffOverridesSchema) })).map(
+  ([name, schema]) => [name, { ...schema, description: `As the upstream's \`retry.${name}\`, for this alone.` }]
+)) as unknown as typeof perRequest
 
 /** The same for a route or a call, where what is not given is as the upstream says. */
-export const RetryOverridesSchema = Type.Object(withoutDefaults, {
+export const RetryOverridesSchema = Type.Object(overrides, {
   additionalProperties: false,
   title: 'RetryOverrides',
   description: 'Overrides the upstream\'s `retry`; what is left out is as the upstream says.'

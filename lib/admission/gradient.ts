@@ -87,7 +87,9 @@ export class Gradient {
     // Who uses less than half of what he may says nothing of more.
     if (this.#most < this.limit / 2) return
     const { tolerance, smoothing, queueSize } = this.#options
-    const gradient = Math.max(STEEPEST, Math.min(1, tolerance * this.#usual / time))
+    const bearable = tolerance * this.#usual
+    // Times may be 0 on a coarse clock.
+    const gradient = time <= bearable ? 1 : Math.max(STEEPEST, bearable / time)
     this.limit = this.#bounded(this.limit * (1 - smoothing) + (this.limit * gradient + queueSize) * smoothing)
     if (isReached && --this.#untilTrial <= 0) this.#beginTrial()
   }

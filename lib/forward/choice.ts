@@ -107,10 +107,13 @@ export class Choice implements Selection {
       if (++this.#reselects <= RESELECTS) return null
       throw new Error('the load balancer chose a backend that is not available')
     }
-    (this.tried ??= []).push(chosen)
+    // A balancer that does not look at what was tried knows no other.
+    if (this.tried?.includes(chosen) === true) return this.#full > 0 ? 'full' : 'none'
+    ;(this.tried ??= []).push(chosen)
     if (isFull(chosen)) {
       if (++this.#full === REFUSALS) this.#passOver(isFull)
-      return null
+      // A balancer of the user's own may not look at what was tried.
+      return this.#full > REFUSALS ? this.#block() : null
     }
     const permit = chosen.circuit.acquire()
     if (permit === -1) {

@@ -10,16 +10,17 @@ import { Exchange, type ExchangeClient } from './exchange.ts'
 import { rewritten } from './header-record.ts'
 import { HookedReply } from './hooked-reply.ts'
 import { ALLOW, intentOf, type FastifyIntent } from './intent.ts'
+import { Linger } from './linger.ts'
 import { sendCopy } from './mirror.ts'
 import { PrefixMapping } from './prefix-mapping.ts'
 import { RawReply } from './raw-reply.ts'
-import type { RequestBody } from './request-body.ts'
+import { RequestBody } from './request-body.ts'
 import { wantsHooks } from './reply-kind.ts'
 import { MAX_FORWARDS_REACHED } from './request-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Settings } from './settings.ts'
 import type { Sink } from './sink.ts'
-import { isOver, writeInterim } from './wire.ts'
+import { isHttp2, isOver, writeInterim } from './wire.ts'
 
 const kClient = Symbol('rockstar-proxy.client')
 type Tracked = (ServerResponse | IncomingMessage) & { [kClient]?: ReplyClient }
@@ -44,8 +45,10 @@ export class ReplyClient implements ExchangeClient {
   #starting = true
   /** Where to go now that there is no answer. */
   #next: Next | null = null
-  /** Whether the upstream is one that is asked instead of another. */
-  #isElsewhere = false
+  /** The upstream in whose place another is asked. */
+  #insteadOf: Upstream | null = null
+  /** The upstream that has been sent a copy, or would have been. */
+  #copiedTo: string | undefined = undefined
 
   constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined) {
     this.#request = request
@@ -80,8 +83,11 @@ export class ReplyClient implements ExchangeClient {
 
   /** @param body what has been read of the body already @returns whether there is an exchange now */
   #begin (upstream: Upstream, settings: Settings, body?: RequestBody | Buffer | null): boolean {
+    const before = this.#intent
     try {
       this.#intent = intentOf(this.#request, upstream, settings, body)
+      // What the client has left does not begin anew.
+      if (before !== null) this.#intent.deadline = Math.min(this.#intent.deadline, before.deadline)
     } catch (error) {
       if (error === MAX_FORWARDS_REACHED) this.#answerOptions()
       else this.failed(error as Error)
@@ -116,12 +122,17 @@ export class ReplyClient implements ExchangeClient {
   }
 
   replaces (statusCode: number): boolean {
-    return this.#settings?.fallback?.replaces(statusCode) === true
+    const { fallback } = this.#settings as Settings
+    if (fallback === null || !fallback.replaces(statusCode)) return false
+    // Where nobody else can be asked, an answer is better than none.
+    return fallback.upstream === undefined || (this.#insteadOf === null && this.#upstream?.find(fallback.upstream) !== undefined)
   }
 
   copy (body: Buffer | null | undefined): void {
     const { mirror } = this.#settings as Settings
-    if (mirror === null) return
+    // Asked of another upstream, a request is still the same.
+    if (mirror === null || mirror.upstream === this.#copiedTo) return
+    this.#copiedTo = mirror.upstream
     if (body === undefined) (this.#upstream as Upstream).tallies.mirrorsSkipped++
     else sendCopy(this.#upstream as Upstream, this.#intent as FastifyIntent, body, mirror)
   }
@@ -134,6 +145,7 @@ export class ReplyClient implements ExchangeClient {
     const { rewriteHeaders, onResponse } = this.#settings as Settings
     const exchange = this.#exchange as Exchange
     if (rewriteHeaders !== undefined) head.headers = rewritten(head.headers, record => rewriteHeaders(record, this.#request), 'rewriteHeaders')
+    if (this.#insteadOf !== null) this.#insteadOf.tallies.fallbacks++
     if (onResponse !== undefined) {
       const response = new CapturedResponse(head, backend, exchange, exchange.reports())
       this.#watch(onResponse(this.#request, this.#reply, response), 'onResponse')
@@ -174,10 +186,16 @@ export class ReplyClient implements ExchangeClient {
       } catch (thrown) {
         this.#request.log.error({ err: thrown }, 'onError threw')
       }
-      if (reply.sent || reply.raw.headersSent) return this.completion.fulfil()
+      if (reply.sent || reply.raw.headersSent) {
+        this.#letGo(this.#next?.body)
+        return this.completion.fulfil()
+      }
     }
     if (this.#settings?.fallback?.covers(error) === true && !reply.sent && !reply.raw.headersSent) this.#fallBack(error)
-    else this.#giveUp(error)
+    else {
+      this.#letGo(this.#next?.body)
+      this.#giveUp(error)
+    }
   }
 
   #giveUp (error: Error): void {
@@ -191,7 +209,7 @@ export class ReplyClient implements ExchangeClient {
   #findNext (error: Error): void {
     const { fallback } = this.#settings ?? {}
     this.#next = null
-    if (fallback?.upstream === undefined || this.#isElsewhere || !fallback.covers(error)) return
+    if (fallback?.upstream === undefined || this.#insteadOf !== null || !fallback.covers(error)) return
     const upstream = this.#upstream?.find(fallback.upstream)
     const body = upstream === undefined ? undefined : this.#exchange?.handOver()
     if (upstream === undefined) this.#request.log.error({ upstream: fallback.upstream }, 'there is no upstream of the name that `fallback` says')
@@ -225,11 +243,21 @@ export class ReplyClient implements ExchangeClient {
   }
 
   #askElsewhere ({ upstream, body }: Next): void {
-    (this.#upstream as Upstream).tallies.fallbacks++
-    this.#isElsewhere = true
+    this.#insteadOf = this.#upstream
     this.#upstream = upstream
     this.#settings = (this.#settings as Settings).elsewhere(upstream)
     if (this.#begin(upstream, this.#settings, body)) this.#exchange?.start()
+    else this.#letGo(body)
+  }
+
+  /** Nobody is asked any more who could read a body that was kept for that. */
+  #letGo (body: RequestBody | Buffer | null | undefined): void {
+    if (!(body instanceof RequestBody)) return
+    const { raw } = this.#request
+    const { clock, deadlines } = this.#upstream as Upstream
+    const incoming = !body.ended
+    body.close()
+    if (incoming && !raw.destroyed && !isHttp2(raw)) deadlines.add(new Linger(raw, clock, deadlines))
   }
 
   /** What a listener returns is not waited for; one that is async must not end the process when it rejects. */

@@ -33,7 +33,8 @@ export class RequestBody {
   readonly #onEnd = (): void => {
     this.ended = true
     this.listener.onBodyEnd()
-    this.#upload?.push(null)
+    // One that has still to get what was kept ends behind that.
+    if (this.#upload !== null && this.#upload.position >= (this.#kept?.length ?? 0)) this.#upload.push(null)
   }
 
   readonly #onError = (error: Error): void => {
@@ -76,6 +77,8 @@ export class RequestBody {
   /** The body from its beginning, for one attempt. The one that was opened before gets no more of what is still coming. */
   open (): Readable {
     const upload = new Upload(this)
+    // What still comes waits until this one has got what was kept.
+    if (this.#flowing) this.#source.pause()
     if (!this.ended) this.#upload = upload
     return upload
   }

@@ -1,3 +1,4 @@
+import type { Backend } from '../backend.ts'
 import type { ErrorCode } from '../errors.ts'
 import { backoffDelay, parseRetryAfter } from '../retry/index.ts'
 import type { Upstream } from '../upstream.ts'
@@ -67,11 +68,16 @@ export class Retries {
 
   /** Milliseconds before backends that were tried may be tried again; `undefined` where that is not worth waiting for. */
   delay (attempts: Attempts, limit: number): number | undefined {
-    const { available, clock, random } = this.#upstream
-    const tried = attempts.all()
-    if (this.#policy === null || !tried.some(({ backend }) => available.includes(backend))) return undefined
+    const { clock, random, selector } = this.#upstream
+    if (this.#policy === null) return undefined
+    // Each may be asked again when it says so itself, by what it has said last; the first of them is waited for.
+    const askable = new Map<Backend, number>()
+    for (const { backend, notBefore } of attempts.all()) {
+      if (selector.whole.members.has(backend)) askable.set(backend, Math.max(notBefore, askable.get(backend) ?? 0))
+    }
+    if (askable.size === 0) return undefined
     const now = clock.now()
-    const asked = Math.min(...tried.map(({ notBefore }) => notBefore)) - now
+    const asked = Math.min(...askable.values()) - now
     const delay = Math.max(backoffDelay(this.#policy.backoff, this.#waits, random), asked)
     if (now + delay >= limit) return undefined
     this.#waits++

@@ -6,5 +6,6 @@ import type { BackoffOptions } from '../../types/index.ts'
  * @param times that were waited before
  */
 export function backoffDelay ({ base, factor, max }: Required<BackoffOptions>, times: number, random: () => number): number {
-  return random() * Math.min(max, base * factor ** times)
+  // The power may have become infinite, of which not even 0 times as much is a number.
+  return base === 0 ? 0 : random() * Math.min(max, base * factor ** times)
 }

@@ -5,6 +5,7 @@
 export function parseRetryAfter (value: string, wall: number): number | undefined {
   if (/^\d+$/.test(value)) return Number(value) * 1000
   // Only dates have a time in them; Date.parse() would read almost anything.
-  const date = value.includes(':') ? Date.parse(value) : NaN
+  // The oldest way to write them has no zone; all are in that of Greenwich. RFC 9110, 5.6.7.
+  const date = value.includes(':') ? Date.parse(value.endsWith(' GMT') ? value : `${value} GMT`) : NaN
   return Number.isNaN(date) ? undefined : Math.max(0, date - wall)
 }

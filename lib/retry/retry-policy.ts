@@ -37,8 +37,7 @@ export class RetryPolicy {
 
   /** The same with what a route or a call wants otherwise. */
   with (overrides: RetryOverrides): RetryPolicy {
-    const given = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
-    return new RetryPolicy({ ...this.options, ...given, backoff: { ...this.backoff, ...overrides.backoff } })
+    return new RetryPolicy({ ...this.options, ...givenOf(overrides), backoff: { ...this.backoff, ...givenOf(overrides.backoff ?? {}) } })
   }
 
   isIdempotent (method: string): boolean {
@@ -50,6 +49,11 @@ export class RetryPolicy {
     const cause = stage === 'connect' ? 'connect' : CAUSES[code]
     return CAUSES[code] !== undefined && this.#causes.has(cause as RetryCause)
   }
+}
+
+/** Options without those that are undefined. */
+function givenOf<Options extends object> (options: Options): Partial<Options> {
+  return Object.fromEntries(Object.entries(options).filter(([, value]) => value !== undefined)) as Partial<Options>
 }
 
 /** The policy that an option means; `null` for none. Throws `INVALID_OPTIONS`. */

@@ -37,6 +37,7 @@ export class SeenAttempt {
   readonly backend: string
   readonly at: number
   connected = false
+  connectedAt = Infinity
   /** Times that it was aborted. */
   aborts = 0
   over = false
@@ -87,6 +88,7 @@ class Play {
     // Nothing is written of what is aborted there.
     if (this.seen.aborts > 0) return
     this.seen.connected = true
+    this.seen.connectedAt = this.#pool.clock.now()
     if (Buffer.isBuffer(this.#body)) {
       this.seen.received = this.#body.toString('latin1')
       this.seen.whole = true
@@ -120,7 +122,9 @@ class Play {
 
   #flow (): void {
     const { pieces, end, fails, status } = this.#script
-    if (this.#piece === pieces.length || status === 204) return this.#after(end, () => fails === 'end' ? this.#fail() : this.#complete())
+    // Where there is no content, its end comes with the head.
+    const empty = status === 204
+    if (empty || this.#piece === pieces.length) return this.#after(empty ? 0 : end, () => fails === 'end' ? this.#fail() : this.#complete())
     this.#after(pieces[this.#piece++], () => {
       if (fails === 'body') return this.#fail()
       const flowing = this.#handler.onData?.(Buffer.from(PIECE))

@@ -30,6 +30,7 @@ async function start (t: Test, options: RockstarProxyOptions = {}, { ids = ['a',
     backends[id] = await rawBackend(t, (request, wire) => {
       if (!request.startLine.includes(' /hold')) return ok(id)
       held.push({ id, request, wire })
+      return undefined
     })
   }
   const gateway = await startGateway(t, {

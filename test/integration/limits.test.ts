@@ -1,6 +1,7 @@
 import { once } from 'node:events'
+import type { Socket } from 'node:net'
 import t, { type Test } from 'tap'
-import type { Backend, LimitsOptions, RockstarProxyOptions } from '../../types/index.ts'
+import type { Backend, LimitsOptions, LoadBalancer, RockstarProxyOptions } from '../../types/index.ts'
 import { startGateway, type Gateway, type GatewaySetup } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
 import { ok, rawBackend, until, type Message, type RawBackend, type Wire } from '../helpers/wire.ts'
@@ -8,6 +9,9 @@ import { ok, rawBackend, until, type Message, type RawBackend, type Wire } from 
 const OVERLOADED = 'FST_ROCKSTAR_OVERLOADED'
 /** Where nothing but limits is to end a wait. */
 const patient = { connect: 0, headers: 0, idle: 0, request: 0 }
+
+/** Left alone, it would send all to one. */
+const first: LoadBalancer = { type: 'first', select: (available, { tried }) => available.find(backend => tried?.includes(backend) !== true) }
 
 /** A backend that holds what it gets until a test answers it. */
 interface Holder {
@@ -60,7 +64,10 @@ async function stage (t: Test, count: number, limits: LimitsOptions | false, opt
     ask: async (path = '/', ...fields) => {
       const wire = await gateway.connect()
       wire.send([`GET ${path} HTTP/1.1`, 'Host: gateway', ...fields, '', ''].join('\r\n'))
-      return { wire, response: wire.response() }
+      const response = wire.response()
+      // Not every test waits for it.
+      response.catch(() => {})
+      return { wire, response }
     },
     queued: () => gateway.app.proxy.getMetrics().queueLength
   }
@@ -134,9 +141,7 @@ t.test('a request counts against maxInFlight to the last byte of its answer', as
 })
 
 t.test('with maxPerBackend other backends are taken first, and requests wait when all have as many as they may', async t => {
-  // Left alone, this balancer would send all to one.
-  const balancer = { type: 'first', select: (available: readonly Backend[]) => available[0] }
-  const at = await stage(t, 3, { maxPerBackend: 1 }, { balancer })
+  const at = await stage(t, 3, { maxPerBackend: 1 }, { balancer: first })
   const asked: Asked[] = []
   for (let i = 0; i < 3; i++) {
     asked.push(await at.ask(`/${i}`))
@@ -240,6 +245,8 @@ t.test('nobody is let in with no time left to be answered in: he waits for half 
   await until(() => at.holders[0].held.length === 1)
   const [second] = await line(at, ['/2'])
   at.clock.advance(700)
+  if (!t.equal(at.queued(), 0)) return
+  at.clock.advance(250)
   await isOverloaded(t, second)
   at.holders[0].answer()
   await first.response
@@ -326,12 +333,10 @@ t.test('clients that leave while they wait free their place', async t => {
 
 t.test('bodies are not read while their requests wait', async t => {
   const SIZE = 64 * 1_048_576
-  const received: number[] = []
-  let bytes = 0
+  const sockets: Socket[] = []
   const at = await stage(t, 1, { maxInFlight: 1 }, {}, { fastify: { bodyLimit: 2 * SIZE } })
   const [a] = at.holders
-  at.gateway.app.server.on('connection', socket => { received.push(received.length); (socket as { i?: number }).i = received.length; sockets.push(socket) })
-  const sockets: { bytesRead: number }[] = []
+  at.gateway.app.server.on('connection', socket => sockets.push(socket))
   const first = await at.ask('/1')
   await until(() => a.held.length === 1)
   const sender = await at.gateway.connect()
@@ -341,13 +346,13 @@ t.test('bodies are not read while their requests wait', async t => {
   for (let i = 0; i < 300; i++) await new Promise(setImmediate)
   t.ok(sockets[1].bytesRead < 1_048_576, `${sockets[1].bytesRead} bytes have been read`)
   t.equal(sender.closed, false)
-  a.wire.server.on('connection', socket => socket.on('data', chunk => { bytes += chunk.length }))
-  // Its body is too large to be looked at as a string again and again.
+  // Nobody sees that a client has gone of whom nothing is read: the queue's time-out ends its wait.
   sender.close()
-  await until(() => at.queued() === 0)
+  at.clock.advance(1_200)
+  t.equal(at.queued(), 0)
   a.answer()
   await first.response
-  t.equal(bytes, 0)
+  t.equal(a.wire.requests.length, 1)
   await empty(t, at)
 })
 
@@ -409,8 +414,22 @@ t.test('a request that finds its only backend full when it is to be tried again 
   await empty(t, at)
 })
 
+t.test('a balancer that does not look at what was tried makes requests wait, and nothing worse', async t => {
+  const at = await stage(t, 2, { maxPerBackend: 1 }, { balancer: { type: 'stubborn', select: available => available[0] } })
+  const [a] = at.holders
+  const asked = await at.ask('/1')
+  await until(() => a.held.length === 1)
+  const [second] = await line(at, ['/2'])
+  a.answer()
+  t.equal((await asked.response).status, 200)
+  await until(() => a.held.length === 1)
+  a.answer()
+  t.equal((await second.response).status, 200)
+  await empty(t, at)
+})
+
 t.test('a retry goes past a backend that is full', async t => {
-  const at = await stage(t, 3, { maxPerBackend: 1 }, { retry: true, balancer: { type: 'first', select: available => available[0] } })
+  const at = await stage(t, 3, { maxPerBackend: 1 }, { retry: true, balancer: first })
   const [a, b, c] = at.holders
   const asked = [await at.ask('/1')]
   await until(() => a.held.length === 1)
@@ -603,8 +622,8 @@ t.test('an app that closes lets those finish who wait, while there is time', asy
   await settled()
   a.answer()
   t.equal((await first.response).status, 200)
-  await until(() => a.held.length === 1)
-  a.answer()
+  await until(() => a.held.length === 1 || second.wire.received !== '')
+  if (a.held.length > 0) a.answer()
   t.equal((await second.response).status, 200)
   first.wire.close()
   second.wire.close()

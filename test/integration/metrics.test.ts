@@ -1,9 +1,10 @@
+import { createServer, type AddressInfo } from 'node:net'
 import t from 'tap'
 import type { Test } from 'tap'
-import type { BackendMetrics, RockstarProxyOptions } from '../../types/index.ts'
+import type { AttemptReport, BackendMetrics, RockstarProxyOptions, StageTimeouts, UpstreamMetrics } from '../../types/index.ts'
 import { httpBackend, startGateway } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
-import { ok, rawBackend, until } from '../helpers/wire.ts'
+import { ok, rawBackend, until, type Wire } from '../helpers/wire.ts'
 
 const routes = [{ prefix: '/' }]
 const HALF = 'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf'
@@ -308,4 +309,209 @@ t.test('counting costs no memory that grows', async t => {
   const size = JSON.stringify(proxy.getMetrics()).length
   for (let i = 0; i < 50; i++) await gateway.app.inject('/')
   t.ok(Math.abs(JSON.stringify(proxy.getMetrics()).length - size) < 100)
+})
+
+/** What is counted of what is done so that requests succeed, or are kept out. */
+const NOTHING = {
+  totalRetries: 0,
+  retriesDenied: 0,
+  hedgedRequests: 0,
+  hedgesWon: 0,
+  queuedRequests: 0,
+  queueLength: 0,
+  shedRequests: 0,
+  fallbacksServed: 0,
+  mirroredRequests: 0,
+  mirrorsSkipped: 0,
+  timeouts: { queue: 0, connect: 0, send: 0, wait: 0, stream: 0, client: 0, request: 0 }
+}
+const done = (metrics: UpstreamMetrics) => Object.fromEntries(Object.keys(NOTHING).map(name => [name, metrics[name as keyof UpstreamMetrics]]))
+
+t.test('what takes too long is counted by what was waited for', async t => {
+  const timeout = { connect: 1_000, headers: 2_000, idle: 3_000, request: 20_000 }
+  const routes = [{ prefix: '/' }, { prefix: '/quick', rewritePrefix: '/', timeout: { request: 500 } }]
+  const { gateway, proxy, backend, clock } = await setup(t, { timeout, routes, pool: { connections: 2 } })
+  const head = (path: string, ...fields: string[]) => ['GET ' + path + ' HTTP/1.1', 'Host: gateway', ...fields, '', ''].join('\r\n')
+  const late = async (stage: keyof StageTimeouts, status: number, begin: (client: Wire) => unknown, milliseconds: number, on = proxy) => {
+    on.resetMetrics()
+    const client = await gateway.connect()
+    await begin(client)
+    clock.advance(milliseconds + 250)
+    if (status !== 0) t.equal((await client.response()).status, status, stage)
+    t.strictSame(done(on.getMetrics()), { ...NOTHING, timeouts: { ...NOTHING.timeouts, [stage]: 1 } }, stage)
+    client.close()
+    await until(() => on.getMetrics().inFlight === 0)
+  }
+  const seen = async (client: Wire, bytes: string, text: string) => {
+    const before = backend.connections.length
+    client.send(bytes)
+    await until(() => backend.connections.slice(Math.max(0, before - 1)).some(({ received, closed, ended }) => !closed && !ended && received.includes(text)))
+  }
+  await late('wait', 504, async client => {
+    const before = backend.requests.length
+    client.send(head('/hold'))
+    await until(() => backend.requests.length > before)
+  }, 2_000)
+  await late('stream', 0, async client => {
+    client.send(head('/half'))
+    await client.receive('half')
+  }, 3_000)
+  await late('client', 408, client => seen(client, head('/hold', 'Content-Length: 100000').replace('GET', 'POST') + 'some', 'some'), 3_000)
+  await late('request', 504, async client => {
+    const before = backend.requests.length
+    client.send(head('/quick/hold'))
+    await until(() => backend.requests.length > before)
+  }, 500)
+
+  // A connection: both are taken by requests whose backend streams all the while.
+  const busy = await Promise.all([1, 2].map(() => gateway.connect()))
+  for (const client of busy) {
+    client.send(head('/half'))
+    await client.receive('half')
+  }
+  proxy.resetMetrics()
+  const waiting = await gateway.connect()
+  waiting.send(head('/'))
+  await until(() => proxy.getConnectionPool().stats().pending === 1)
+  clock.advance(1_250)
+  t.equal((await waiting.response()).status, 504)
+  t.strictSame(done(proxy.getMetrics()).timeouts, { ...NOTHING.timeouts, connect: 1 })
+})
+
+t.test('a backend that takes no more of a body is counted as slow to be sent to', async t => {
+  const clock = new FakeClock()
+  const deaf = createServer(socket => { socket.pause().on('error', () => {}) })
+  await new Promise<void>(resolve => deaf.listen(0, '127.0.0.1', resolve))
+  t.teardown(() => deaf.close())
+  const gateway = await startGateway(t, { clock, backends: [`http://127.0.0.1:${(deaf.address() as AddressInfo).port}`], routes })
+  const { proxy } = gateway.app
+  const client = await gateway.connect()
+  const size = 64 * 1024 * 1024
+  client.send(`POST / HTTP/1.1\r\nHost: gateway\r\nContent-Length: ${size}\r\n\r\n`)
+  client.socket.write(Buffer.alloc(size))
+  // Until neither side takes any more.
+  let before = -1
+  while (client.socket.bytesWritten === 0 || before !== client.socket.writableLength) {
+    before = client.socket.writableLength
+    for (let i = 0; i < 300; i++) await new Promise(setImmediate)
+  }
+  await until(() => proxy.getMetrics().inFlight === 1)
+  clock.advance(61_000)
+  await until(() => proxy.getMetrics().inFlight === 0)
+  t.match(proxy.getMetrics(), { failedRequests: 1, timeouts: { ...NOTHING.timeouts, send: 1 } })
+})
+
+t.test('all that is done for requests is counted side by side, for each upstream apart, and reset together', async t => {
+  const clock = new FakeClock()
+  const held: Wire[] = []
+  const backends = await Promise.all(['a', 'b'].map(async id => ({
+    id,
+    url: (await rawBackend(t, (request, wire) => {
+      const path = request.startLine.split(' ')[1]
+      if (path.startsWith('/hold')) { held.push(wire); return }
+      if (path.startsWith('/cut')) { wire.socket.end('HTTP/1.1 2'); return }
+      return ok(id)
+    })).url
+  })))
+  const shadow = await rawBackend(t, () => ok())
+  const gateway = await startGateway(t, {
+    clock,
+    backends,
+    retry: { attempts: 2, budget: { percent: 0, minPerSecond: 1 } },
+    hedge: { minDelay: 50, maxExtra: 1 },
+    limits: { maxInFlight: 2, queue: { size: 1, timeout: 1_000 } },
+    fallback: { statusCode: 200, body: 'fallback', on: ['RESET', 'OVERLOADED'] },
+    mirror: { upstream: 'shadow', maxBodySize: 10 },
+    upstreams: { shadow: { backends: [{ id: 's', url: shadow.url }] } },
+    routes
+  })
+  const { app, app: { proxy } } = gateway
+  for (let i = 0; i < 20; i++) await app.inject('/')
+  clock.advance(2_000)
+  await until(() => proxy.getMetrics().upstreams.shadow.inFlight === 0)
+  proxy.resetMetrics()
+
+  t.equal((await app.inject('/cut')).body, 'fallback', 'tried twice, and replaced')
+  t.equal((await app.inject('/cut')).body, 'fallback', 'not tried again, and replaced')
+  const hedged = app.inject('/hold')
+  await until(() => held.length === 1)
+  clock.advance(50)
+  await until(() => held.length === 2)
+  held[1].send(ok('hedge'))
+  t.equal((await hedged).body, 'hedge')
+  t.equal((await app.inject({ method: 'POST', url: '/', payload: 'more than ten bytes' })).statusCode, 200)
+  held.length = 0
+  const slow = [app.inject({ method: 'POST', url: '/hold' }), app.inject({ method: 'POST', url: '/hold' })]
+  await until(() => held.length === 2)
+  const queued = app.inject('/')
+  await until(() => proxy.getMetrics().queueLength === 1)
+  t.equal((await app.inject('/')).body, 'fallback', 'not even let wait')
+  t.equal(proxy.getMetrics().queueLength, 1)
+  clock.advance(1_250)
+  t.equal((await queued).body, 'fallback', 'has waited in vain')
+  for (const wire of held) wire.send(ok('slow'))
+  await Promise.all(slow)
+
+  const { upstreams, ...metrics } = proxy.getMetrics()
+  t.strictSame(done(metrics as UpstreamMetrics), {
+    ...NOTHING,
+    totalRetries: 1,
+    retriesDenied: 1,
+    hedgedRequests: 1,
+    hedgesWon: 1,
+    queuedRequests: 1,
+    shedRequests: 2,
+    fallbacksServed: 4,
+    mirroredRequests: 5,
+    mirrorsSkipped: 1,
+    timeouts: { ...NOTHING.timeouts, queue: 1 }
+  })
+  t.strictSame(done(upstreams.shadow), NOTHING)
+  proxy.resetMetrics()
+  t.strictSame(done(proxy.getMetrics()), NOTHING)
+})
+
+t.test('the answer and the log tell of each attempt', async t => {
+  const clock = new FakeClock()
+  const held: Wire[] = []
+  const backends = await Promise.all(['a', 'b', 'c'].map(async id => ({ id, url: (await rawBackend(t, (_request, wire) => { held.push(wire) })).url })))
+  const told: AttemptReport[][] = []
+  const gateway = await startGateway(t, {
+    clock, backends, retry: true, routes: [{ prefix: '/', onResponse: (_request, _reply, { attempts }) => { told.push([...attempts]) } }]
+  })
+  const client = await gateway.connect()
+  client.send('GET / HTTP/1.1\r\nHost: gateway\r\n\r\n')
+  await until(() => held.length === 1)
+  clock.advance(10)
+  held[0].send(ok('', '', '503 Sorry'))
+  await until(() => held.length === 2)
+  clock.advance(20)
+  held[1].socket.end('HTTP/1.1 2')
+  await until(() => held.length === 3)
+  clock.advance(40)
+  held[2].send('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n')
+  await client.receive('200 OK')
+  clock.advance(80)
+  held[2].send('done')
+  await client.response()
+  t.equal(told.length, 1)
+  t.match(told[0].map(({ backend, result, time, hedge, outcome }) => ({ id: backend.id, result, time, hedge, outcome })), [
+    { id: 'a', result: 'failed', time: 10, hedge: false, outcome: { stage: 'stream', culprit: 'none', statusCode: 503, headTime: 10, responseTime: 10 } },
+    { id: 'b', result: 'failed', time: 20, hedge: false, outcome: { stage: 'wait', culprit: 'backend', statusCode: 0, headTime: -1, responseTime: 20 } },
+    { id: 'c', result: 'pending', time: 40, hedge: false, outcome: { stage: 'stream', culprit: 'none', statusCode: 200, headTime: 40, responseTime: -1 } }
+  ])
+  t.match(told[0][1].outcome.error, Error)
+  const lines = gateway.log.filter(({ msg }) => msg === 'exchange finished')
+  t.equal(lines.length, 1, 'one line for the request')
+  t.match(lines[0], {
+    backend: 'c',
+    result: 'successful',
+    responseTime: 150,
+    attempts: [
+      { backend: 'a', result: 'failed', stage: 'stream', statusCode: 503, time: 10, hedge: false },
+      { backend: 'b', result: 'failed', stage: 'wait', statusCode: 0, time: 20, hedge: false },
+      { backend: 'c', result: 'successful', stage: 'done', statusCode: 200, time: 120, hedge: false }
+    ]
+  })
+  t.strictSame(gateway.log.filter(({ msg }) => msg === 'attempt failed').map(({ backend }) => backend), ['a', 'b'])
 })

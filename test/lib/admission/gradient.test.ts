@@ -62,9 +62,9 @@ t.test('it shrinks when answers take longer than is tolerated, and recovers when
 })
 
 t.test('one step takes at most half away, of the part that smoothing leaves', async t => {
-  const probe = new Probe({ initial: 100 }).steps(12, 1, () => 80)
+  const probe = new Probe({ initial: 100 }).steps(12, 1, limit => limit * 0.75)
   const { limit } = probe
-  probe.steps(1, 100_000, () => 80)
+  probe.steps(1, 400, limit => limit * 0.75)
   t.ok(Math.abs(probe.limit - (limit * 0.9 + 0.8)) < 1e-9, `${probe.limit}`)
 })
 
@@ -113,6 +113,10 @@ t.test('whatever comes, the limit stays a number within its bounds', async t => 
     return true
   }), { numRuns: 500 })
   t.pass()
+})
+
+t.test('answers that take no time at all leave the limit a number', async t => {
+  t.ok(new Probe().steps(3, 0).limit > 20)
 })
 
 t.test('before a backend of 8 slots it comes to between 8 and 20, wherever it begins, and loses nothing', async t => {

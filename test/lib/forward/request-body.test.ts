@@ -4,6 +4,7 @@ import { connect, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import { RequestBody, takeWholeBody, type BodyListener } from '../../../lib/forward/request-body.ts'
+import { seeded } from '../../helpers/random.ts'
 import { until } from '../../helpers/wire.ts'
 
 class Listener implements BodyListener {
@@ -15,9 +16,9 @@ class Listener implements BodyListener {
   onBodyFailed (error: Error): void { this.failures.push(error) }
 }
 
-function start (source: Readable): { listener: Listener, upload: Readable, body: RequestBody } {
+function start (source: Readable, limit = 0): { listener: Listener, upload: Readable, body: RequestBody } {
   const listener = new Listener()
-  const body = new RequestBody(source, 0, listener)
+  const body = new RequestBody(source, limit, listener)
   return { listener, body, upload: body.open() }
 }
 
@@ -44,7 +45,7 @@ t.test('all bytes pass, and the listener hears of each chunk and of the end', as
 
 t.test('nothing is read before somebody wants it', async t => {
   const source = new PassThrough()
-  const { listener, upload, body } = start(source)
+  const { listener, upload } = start(source)
   source.write('early')
   await new Promise(resolve => setImmediate(resolve))
   t.equal(listener.progress, 0)
@@ -110,7 +111,7 @@ t.test('a source that fails or closes early never ends it whole', async t => {
   ]
   for (const [name, leave] of ways) {
     const source = new PassThrough()
-    const { listener, upload, body } = start(source)
+    const { listener, upload } = start(source)
     let ended = false
     upload.on('end', () => { ended = true }).resume()
     source.write('half')
@@ -127,7 +128,7 @@ t.test('a source that fails or closes early never ends it whole', async t => {
 
 t.test('an error of an upload that nobody listens to is no uncaught exception', async t => {
   const source = new PassThrough()
-  const { upload, body } = start(source)
+  const { upload } = start(source)
   upload.destroy(new Error('nobody cares'))
   await until(() => upload.closed)
   t.equal(upload.destroyed, true)
@@ -135,7 +136,7 @@ t.test('an error of an upload that nobody listens to is no uncaught exception', 
 
 t.test('a source that fails once it was let go of is no uncaught exception either', async t => {
   const source = new PassThrough()
-  const { listener, upload, body } = start(source)
+  const { listener, upload } = start(source)
   upload.resume()
   source.write('x')
   await until(() => listener.progress === 1)
@@ -148,7 +149,7 @@ t.test('a source that fails once it was let go of is no uncaught exception eithe
 
 t.test('a source that closes after its end is no failure', async t => {
   const source = new PassThrough()
-  const { listener, upload, body } = start(source)
+  const { listener, upload } = start(source)
   source.end('whole')
   const text = all(upload)
   await once(source, 'close')
@@ -159,13 +160,242 @@ t.test('a source that closes after its end is no failure', async t => {
 
 t.test('a source that ends while the backend is slow is sent whole', async t => {
   const source = new PassThrough()
-  const { listener, upload, body } = start(source)
+  const { listener, upload } = start(source)
   source.end(Buffer.alloc(100_000, 'x'))
   upload.read(0)
   await until(() => listener.progress > 0)
   await new Promise(resolve => setImmediate(resolve))
   t.equal((await all(upload)).length, 100_000)
   t.equal(listener.ends, 1)
+})
+
+// Another attempt
+
+/** Lets what is due in this process happen. */
+async function turns (count = 5): Promise<void> {
+  for (let i = 0; i < count; i++) await new Promise(resolve => setImmediate(resolve))
+}
+
+/** Writes parts one by one, each when the one before has been read. */
+async function write (source: PassThrough, listener: Listener, ...parts: string[]): Promise<void> {
+  for (const part of parts) {
+    const { progress } = listener
+    source.write(part)
+    await until(() => listener.progress > progress)
+  }
+}
+
+t.test('a body that has come whole can be had again, as often as wanted, and at the same time', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  const text = all(upload)
+  await write(source, listener, 'one ', 'two ', 'three')
+  source.end()
+  t.equal(await text, 'one two three')
+  t.equal(body.ended, true)
+  t.equal(body.replayable(100), true)
+  t.strictSame(await Promise.all([all(body.open()), all(body.open()), all(body.open())]), Array(3).fill('one two three'))
+  t.strictSame([listener.progress, listener.ends, listener.failures], [3, 1, []], 'and the client is read once')
+  t.equal(String(body.whole()), 'one two three')
+})
+
+t.test('what is kept are the chunks that were read, not copies', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  const first: Buffer[] = []
+  upload.on('data', chunk => first.push(chunk))
+  await write(source, listener, 'one', 'two')
+  source.end()
+  await once(upload, 'end')
+  const second: Buffer[] = []
+  body.open().on('data', chunk => second.push(chunk))
+  await until(() => second.length === 2)
+  t.equal(first.length, 2)
+  for (const [i, chunk] of first.entries()) t.equal(chunk, second[i])
+})
+
+t.test('a body is kept up to its limit, and not a byte beyond', async t => {
+  for (const [limit, kept] of [[10, true], [9, false], [0, false]] as const) {
+    const source = new PassThrough()
+    const { listener, upload, body } = start(source, limit)
+    const text = all(upload)
+    await write(source, listener, '12345')
+    t.equal(body.replayable(Infinity), limit >= 5, `${limit}: after half`)
+    await write(source, listener, '67890')
+    source.end()
+    t.equal(await text, '1234567890', 'it passes all the same')
+    t.equal(body.replayable(Infinity), kept, `${limit}: after all`)
+    t.equal(body.whole()?.toString() ?? null, kept ? '1234567890' : null)
+  }
+})
+
+t.test('a body that was kept for others may be too large for another attempt', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  const text = all(upload)
+  await write(source, listener, '1234567890')
+  source.end()
+  await text
+  t.strictSame([body.replayable(10), body.replayable(9), body.replayable(0)], [true, false, false])
+})
+
+t.test('a body of which nothing was read can be had again whatever its limit', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 0)
+  source.write('waits')
+  t.equal(body.replayable(0), true)
+  upload.destroy()
+  await until(() => upload.closed)
+  t.equal(body.replayable(0), true)
+  const again = all(body.open())
+  await until(() => listener.progress === 1)
+  t.equal(body.replayable(0), false)
+  source.end(' here')
+  t.equal(await again, 'waits here')
+})
+
+t.test('the whole is not known before it has come', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  upload.resume()
+  await write(source, listener, 'half')
+  t.equal(body.whole(), null)
+  source.end(' and half')
+  await once(upload, 'end')
+  t.equal(String(body.whole()), 'half and half')
+})
+
+t.test('another attempt gets what has come and then what still comes, and the one before gets no more', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  let first = ''
+  upload.on('data', chunk => { first += chunk })
+  await write(source, listener, 'one ', 'two ')
+  await until(() => first === 'one two ')
+  upload.destroy()
+  const second = all(body.open())
+  await write(source, listener, 'three ')
+  source.end('four')
+  t.equal(await second, 'one two three four')
+  t.equal(first, 'one two ')
+  t.equal(await all(body.open()), 'one two three four')
+})
+
+t.test('nothing is read from the client between two attempts', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  upload.resume()
+  await write(source, listener, 'one ')
+  upload.destroy()
+  await until(() => upload.closed)
+  source.write('two ')
+  await turns()
+  t.equal(listener.progress, 1)
+  t.equal(body.heldByBackend, true, 'it is not the client who is waited for')
+  const second = all(body.open())
+  source.end('three')
+  t.equal(await second, 'one two three')
+})
+
+t.test('what comes before the next attempt reads stands behind what was kept', async t => {
+  // The one before is still open: undici destroys the body of a request that has failed only later.
+  for (const late of [['three ', 'four'], ['three four']]) {
+    const source = new PassThrough()
+    const { listener, upload, body } = start(source, 100)
+    upload.resume()
+    await write(source, listener, 'one ', 'two ')
+    const next = body.open()
+    for (const part of late) source.write(part)
+    await turns()
+    upload.destroy()
+    await turns()
+    const text = all(next)
+    source.end()
+    t.equal(await text, 'one two three four')
+    t.equal(await all(body.open()), 'one two three four')
+  }
+})
+
+t.test('an end that comes before the next attempt reads cuts nothing off', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  upload.resume()
+  await write(source, listener, 'one ', 'two ')
+  // The client's last bytes have been read, and the end is about to be told.
+  let next: Readable | undefined
+  source.on('data', () => { next = body.open() })
+  source.end('three')
+  await until(() => next !== undefined)
+  await turns()
+  t.equal(await all(next as Readable), 'one two three')
+})
+
+t.test('an attempt that reads slowly gets all that was kept before what still comes', async t => {
+  const source = new PassThrough({ highWaterMark: 1_000_000 })
+  const { upload, body, listener } = start(source, 1_000_000)
+  upload.resume()
+  const part = (i: number) => String(i % 10).repeat(10_000)
+  for (let i = 0; i < 20; i++) await write(source, listener, part(i))
+  upload.destroy()
+  const next = body.open()
+  next.read(0)
+  await turns()
+  t.ok(next.readableLength < 200_000, 'it holds only as much as it asked for')
+  for (let i = 20; i < 25; i++) source.write(part(i))
+  source.end()
+  t.equal(await all(next), Array.from({ length: 25 }, (_, i) => part(i)).join(''))
+})
+
+t.test('attempts that give up at any moment leave the next one every byte, once and in order', async t => {
+  for (let seed = 1; seed <= 200; seed++) {
+    const random = seeded(seed)
+    const source = new PassThrough({ highWaterMark: 16 })
+    const { listener, upload, body } = start(source, 10_000)
+    let open = upload
+    let expected = ''
+    for (let step = 0; step < 30; step++) {
+      const dice = random()
+      if (dice < 0.4) {
+        const part = `${step}-${'x'.repeat(Math.floor(random() * 40))};`
+        expected += part
+        source.write(part)
+      } else if (dice < 0.55) open.read()
+      else if (dice < 0.7) open.resume()
+      else if (dice < 0.8) {
+        const before = open
+        open = body.open()
+        if (random() < 0.5) before.destroy()
+      } else await turns(1)
+    }
+    source.end()
+    if (random() < 0.5) await turns(1)
+    const last = body.open()
+    const text = await all(last)
+    if (text !== expected) t.equal(text, expected, `seed ${seed}`)
+    if (listener.ends !== 1 || body.bytes !== expected.length) t.fail(`seed ${seed}: ${listener.ends} ends, ${body.bytes} bytes`)
+  }
+  t.pass('all seeds')
+})
+
+t.test('who listens may change, and only the new one hears', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  upload.resume()
+  await write(source, listener, 'one')
+  const other = body.listener = new Listener()
+  source.end('two')
+  await until(() => other.ends === 1)
+  t.strictSame([listener.progress, listener.ends, other.progress], [1, 0, 1])
+})
+
+t.test('once it is closed it keeps nothing', async t => {
+  const source = new PassThrough()
+  const { listener, upload, body } = start(source, 100)
+  upload.resume()
+  await write(source, listener, 'one')
+  body.close()
+  t.equal(body.replayable(100), false)
+  t.equal(body.whole(), null)
 })
 
 // takeWholeBody
