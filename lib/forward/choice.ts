@@ -34,8 +34,6 @@ export class Choice implements Selection {
   readonly #subset: Subset | null
   /** Whether the load balancer takes its time. */
   isAsync = false
-  /** Nobody wants a backend any more: what is still thought over must take no permit. */
-  over = false
   #reselects = 0
   #refusals = 0
   #full = 0
@@ -57,8 +55,11 @@ export class Choice implements Selection {
     return headerValue(this.request, this.#headers, name)
   }
 
-  /** Chooses. Throws, or rejects with, what a balancer throws, and where it chooses what it cannot. */
-  next (): Chosen | Promise<Chosen> {
+  /**
+   * Chooses, or asks a balancer that takes its time: what that says is for `take()`, called when it is to be used, as all may have changed by then.
+   * Throws what a balancer throws, and where it chooses what it cannot.
+   */
+  next (): Chosen | Promise<PublicBackend | undefined> {
     const { admission, available, selector } = this.#upstream
     // Asking backends one by one would only tell the same.
     if (admission !== null && admission.full > 0 && admission.full === this.#upstream.size && available.length > 0) return 'full'
@@ -67,7 +68,7 @@ export class Choice implements Selection {
       const chosen = selector.select(this, this.#subset)
       if (chosen instanceof Promise) {
         this.isAsync = true
-        return this.#goOn(chosen)
+        return chosen
       }
       const result = this.#take(chosen)
       if (result !== null) return result
@@ -93,13 +94,13 @@ export class Choice implements Selection {
     return this.#upstream.circuitWait(this, this.#subset, only)
   }
 
-  async #goOn (chosen: Promise<PublicBackend | undefined>): Promise<Chosen> {
-    return this.#take(await chosen) ?? await this.next()
+  /** Uses what a balancer has said in the end; chooses again where that cannot be used. */
+  take (chosen: PublicBackend | undefined): Chosen | Promise<PublicBackend | undefined> {
+    return this.#take(chosen) ?? this.next()
   }
 
   /** @returns what came of it, or `null` when another has to be chosen */
   #take (chosen: PublicBackend | undefined): Chosen | null {
-    if (this.over) return 'none'
     if (chosen === undefined) return this.#full > 0 ? this.#block() : 'none'
     if (!(chosen instanceof Backend) || chosen.owner !== this.#upstream) throw new TypeError('the load balancer chose something that is no backend of this upstream')
     // One that has gone while an async balancer was thinking.

@@ -1,4 +1,4 @@
-import type { AttemptReport, AttemptResult, StageTimeouts, Timer } from '../../types/index.ts'
+import type { AttemptReport, AttemptResult, Backend as PublicBackend, StageTimeouts, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
@@ -68,6 +68,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   readonly #place: Place | null
   /** Of the wait before another attempt, or of a hedge. */
   #timer: Timer | null = null
+  /** Attempts that were made before the last wait. */
+  #waitedAfter = 0
   #failure: { code: ErrorCode, error: Error } | null = null
   /** Whether a copy is wanted. */
   #copies: boolean
@@ -127,6 +129,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   // Step: admit
 
   #admit (): void {
+    // What was let in before goes on.
+    if (this.#upstream.closed) return this.#fail('CLOSED')
     if (this.#place === null || this.#place.enter()) this.#choose()
     else this.#queue(this.#place)
   }
@@ -134,17 +138,16 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   #queue (place: Place): void {
     const { clock, tallies } = this.#upstream
     const { isNew } = place
-    if (!place.wait(clock.now(), this.#intent.request, this.#intent.log)) return this.onShed()
+    if (!place.wait(clock.now(), this.#time.limit, this.#intent.request, this.#intent.log)) return this.onShed()
     if (isNew) tallies.queued++
     this.#arm()
   }
 
   /** There may be room now: false when its backends have none after all. */
   onTurn (): boolean {
-    this.#choice.forget(this.#attempts.backends())
-    let chosen: Chosen | Promise<Chosen>
+    let chosen: Chosen | Promise<PublicBackend | undefined>
+    this.#forget()
     try {
-      if (this.#upstream.closed) throw proxyError('CLOSED')
       chosen = this.#choice.next()
     } catch (error) {
       this.#failToChoose(error)
@@ -167,21 +170,19 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   #choose (): void {
     try {
-      if (this.#upstream.closed) return this.#fail('CLOSED')
       this.#await(this.#choice.next())
     } catch (error) {
       this.#failToChoose(error)
     }
   }
 
-  #await (chosen: Chosen | Promise<Chosen>): void {
+  #await (chosen: Chosen | Promise<PublicBackend | undefined>): void {
     if (!(chosen instanceof Promise)) return this.#onChosen(chosen)
     this.#arm()
-    chosen.then(chosen => this.#onChosen(chosen)).catch(error => this.#failToChoose(error))
+    chosen.then(backend => { if (!this.#ended) this.#await(this.#choice.take(backend)) }).catch(error => this.#failToChoose(error))
   }
 
   #onChosen (chosen: Chosen): void {
-    if (this.#ended) return
     if (chosen === 'one') return this.#dispatch(false, this.#choice.isTrial)
     if (chosen === 'full' && this.#place !== null) return this.#queue(this.#place)
     // What an attempt has come to says more than that there is no other.
@@ -192,8 +193,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   #failToChoose (error: unknown): void {
-    if ((error as { code?: string } | undefined)?.code === 'FST_ROCKSTAR_CLOSED') this.#fail('CLOSED')
-    else this.#fail('NO_BACKEND', error)
+    this.#fail('NO_BACKEND', error)
   }
 
   // Step: dispatch
@@ -250,7 +250,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     if (this.#ended || this.#sink !== null || this.#touched || closed || hedging === null || hedge === null || first === null || first.settled) return
     // A balancer that takes its time would be asked twice at once.
     if (this.#choice.isAsync || this.#sending.incoming || !this.#sending.replayable || !hedging.allows(hedge.maxExtra)) return
-    let chosen: Chosen | Promise<Chosen>
+    let chosen: Chosen | Promise<PublicBackend | undefined>
     try {
       chosen = this.#choice.next()
     } catch {
@@ -438,7 +438,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   /** Makes another attempt, or arranges for one, where that is allowed. @param code the failure; `null` for an answer, whose head is given */
   #tryAgain (attempt: Attempt, code: ErrorCode | null, rawHeaders: readonly Buffer[] | null): boolean {
     if (this.#touched || !this.#retries.mayTry(attempt, code, this.#time.limit)) return false
-    let chosen: Chosen | Promise<Chosen>
+    let chosen: Chosen | Promise<PublicBackend | undefined>
     try {
       chosen = this.#choice.next()
     } catch (error) {
@@ -470,10 +470,16 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   #onWaited (): void {
     this.#timer = null
     if (this.#ended) return
-    const now = this.#upstream.clock.now()
-    const notYet = this.#attempts.all().filter(({ notBefore }) => notBefore > now)
-    this.#choice.forget(notYet.length === 0 ? null : notYet.map(({ backend }) => backend))
+    this.#waitedAfter = this.#attempts.all().length
+    this.#forget()
     this.#choose()
+  }
+
+  /** What has refused may be asked again; what was tried since the last wait, or has asked to be left alone for longer, not. */
+  #forget (): void {
+    const now = this.#upstream.clock.now()
+    const excluded = this.#attempts.all().filter(({ notBefore }, i) => i >= this.#waitedAfter || notBefore > now)
+    this.#choice.forget(excluded.length === 0 ? null : excluded.map(({ backend }) => backend))
   }
 
   // Step: stream
@@ -612,7 +618,6 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   #finish (result: AttemptResult): void {
     this.#ended = true
-    this.#choice.over = true
     this.#stopTimer()
     this.#onAnswered()
     const { clock, counters } = this.#upstream

@@ -43,12 +43,12 @@ export class Place implements Entrant {
   }
 
   /** Waits until there is room, outside. False where there is no place to wait. */
-  wait (now: number, request: FastifyRequest | undefined, log: FastifyBaseLogger | undefined): boolean {
+  wait (now: number, answerBy: number, request: FastifyRequest | undefined, log: FastifyBaseLogger | undefined): boolean {
     const admission = this.#admission
     this.leave()
     if (this.isNew) {
       this.turn = admission.nextTurn()
-      this.until = admission.queueTimeout > 0 ? now + admission.queueTimeout : Infinity
+      this.until = now + admission.longestWait(answerBy - now)
       this.priority = this.#priorityOf(request, log)
     }
     return admission.wait(this)

@@ -27,6 +27,8 @@ export class RequestBody {
   #kept: Buffer[] | null = []
   /** The one that gets what comes. */
   #upload: Upload | null = null
+  /** Pieces read so far. */
+  #chunks = 0
   #flowing = false
   #failed = false
   readonly #onData = (chunk: Buffer): void => this.#take(chunk)
@@ -89,7 +91,9 @@ export class RequestBody {
     while (upload.position < kept.length) {
       if (!upload.push(kept[upload.position++])) return
     }
-    if (this.ended) upload.push(null)
+    // What is lost must not end as if it were whole.
+    if (upload.position < this.#chunks) upload.destroy(new Error('the rest of the body was not kept'))
+    else if (this.ended) upload.push(null)
     else if (upload === this.#upload) this.#flow()
   }
 
@@ -105,6 +109,7 @@ export class RequestBody {
     this.#source.off('data', this.#onData).off('end', this.#onEnd).off('close', this.#onClose).off('error', this.#onError)
     this.#source.pause()
     this.#kept = null
+    this.#upload = null
   }
 
   #flow (): void {
@@ -117,6 +122,7 @@ export class RequestBody {
 
   #take (chunk: Buffer): void {
     this.bytes += chunk.length
+    this.#chunks++
     if (this.bytes > this.#limit) this.#kept = null
     else this.#kept?.push(chunk)
     this.listener.onBodyProgress()

@@ -30,7 +30,7 @@ export class Retries {
   /** Whether a connection was one that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
   mayResend (attempt: Attempt, code: ErrorCode): boolean {
     return code === 'RESET' && attempt.reused && !attempt.heard && this.resends < RESENDS &&
-      this.#sending.idempotent && this.#sending.replayable && !this.#upstream.closed
+      this.#sending.idempotent && this.#sending.replayable
   }
 
   /** Whether such an answer is one to try again after. */
@@ -40,9 +40,9 @@ export class Retries {
 
   /** Whether another attempt may be made now; counts what only the budget denies. @param code the failure, `null` for an answer */
   mayTry (attempt: Attempt, code: ErrorCode | null, limit: number): boolean {
-    const { budget, clock, closed, tallies } = this.#upstream
+    const { budget, clock, tallies } = this.#upstream
     const policy = this.#policy
-    if (policy === null || closed || this.tries >= policy.attempts) return false
+    if (policy === null || this.tries >= policy.attempts) return false
     if (code !== null && !policy.covers(code, attempt.stage)) return false
     // What was never sent was never processed.
     if ((attempt.stage !== 'connect' && !this.#sending.idempotent) || !this.#sending.replayable) return false

@@ -172,7 +172,15 @@ async function play (world: World, see: (under: Under) => void = () => {}): Prom
   const breaker = new CountingBreaker({ ...world.breaker, jitter: 0 })
   const options: UpstreamOptions = {
     backends: Array.from({ length: world.backends }, (_, i) => ({ id: `b${i}`, url: `http://127.0.0.1:${i + 1}` })),
-    balancer, breaker, pool, health: false, retry: world.retry, hedge: world.hedge, limits: world.limits, timeout: world.timeout, via: false,
+    balancer,
+    breaker,
+    pool,
+    health: false,
+    retry: world.retry,
+    hedge: world.hedge,
+    limits: world.limits,
+    timeout: world.timeout,
+    via: false,
     outlier: world.outlier ? { consecutiveFailures: 3, baseEjectionTime: 50, successRate: false, failurePercentage: false } : false
   }
   const { upstream } = makeUpstream(options, clock, seeded(world.seed))
@@ -433,8 +441,17 @@ t.test('whatever backends, clients and time do, an exchange has one end, its att
 const well: AttemptScript = { dispatch: 'takes', connect: 0, reads: 0, interims: 0, early: false, head: 1, status: 200, retryAfter: null, pieces: [], end: 0, fails: 'no', tells: 'at once' }
 const plain: Asked = { at: 0, method: 'GET', key: false, body: 'none', chunks: [], bodyEnds: 'well', leaves: null, pause: null, replaces: [], within: Infinity, scripts: [well] }
 const calm: World = {
-  seed: 1, backends: 2, retry: { attempts: 3, on: ['connect', 'reset', 'timeout'], perTryTimeout: 0, budget: { percent: 100, minPerSecond: 10 } }, hedge: false, limits: false,
-  breaker: { threshold: 100, timeout: 1_000 }, outlier: false, timeout: { connect: 100, headers: 500, idle: 200, request: 300 }, choosing: ['now'], steps: [1], asked: []
+  seed: 1,
+  backends: 2,
+  retry: { attempts: 3, on: ['connect', 'reset', 'timeout'], perTryTimeout: 0, budget: { percent: 100, minPerSecond: 10 } },
+  hedge: false,
+  limits: false,
+  breaker: { threshold: 100, timeout: 1_000 },
+  outlier: false,
+  timeout: { connect: 100, headers: 500, idle: 200, request: 300 },
+  choosing: ['now'],
+  steps: [1],
+  asked: []
 }
 
 // What storms have brought to light, each as small as it can be.
@@ -458,7 +475,9 @@ t.test('a body that is still coming goes to the next attempt in its order and wh
 t.test('what is lost of a body does not end as if it were whole', async t => {
   // The first attempt is given up for its time, and reads the body after that.
   await assertWorld(t, {
-    ...calm, timeout: { ...calm.timeout, request: 80 }, retry: { ...calm.retry as RetryOptions, maxBodySize: 10 },
+    ...calm,
+    timeout: { ...calm.timeout, request: 80 },
+    retry: { ...calm.retry as RetryOptions, maxBodySize: 10 },
     asked: [{ ...plain, method: 'PUT', body: 'stream', chunks: [0, 5, 5, 5, 5], scripts: [{ ...well, early: true, status: 503, head: 3, reads: 40, end: 100 }, { ...well, connect: 1 }] }]
   })
 })
@@ -652,12 +671,20 @@ async function storm (t: Test, visitors: readonly Visitor[], narrow: boolean): P
   const clock = new FakeClock()
   const backends = async (count: number) => await Promise.all(Array.from({ length: count }, async (_, i) => ({ id: `b${i}`, url: await deeds.backend() })))
   const shared = {
-    retry: { budget: { percent: 100 }, backoff: { base: 20 } }, hedge: { minDelay: 10, maxExtra: 1 }, breaker: { threshold: 5, timeout: 500 }, outlier: { baseEjectionTime: 500 },
+    retry: { budget: { percent: 100 }, backoff: { base: 20 } },
+    hedge: { minDelay: 10, maxExtra: 1 },
+    breaker: { threshold: 5, timeout: 500 },
+    outlier: { baseEjectionTime: 500 },
     limits: { maxInFlight: narrow ? 3 : 50, maxPerBackend: narrow ? 2 : 20, queue: { size: narrow ? 2 : 50 } },
-    timeout: { connect: 2_000, headers: 1_000, idle: 2_000, request: 3_000 }, pool: { connections: narrow ? 2 : 20 }
+    timeout: { connect: 2_000, headers: 1_000, idle: 2_000, request: 3_000 },
+    pool: { connections: narrow ? 2 : 20 }
   }
   const gateway = await startGateway(t, {
-    ...shared, backends: await backends(3), upstreams: { other: { ...shared, backends: await backends(1) } }, clock, random: seeded(1),
+    ...shared,
+    backends: await backends(3),
+    upstreams: { other: { ...shared, backends: await backends(1) } },
+    clock,
+    random: seeded(1),
     routes: [
       { prefix: '/plain', rewritePrefix: '/plain' },
       { prefix: '/hooks', rewritePrefix: '/hooks', onSend: async () => undefined },

@@ -772,7 +772,7 @@ t.test('retry: false means that there are none', async t => {
 })
 
 t.test('a route may have none, or others', async t => {
-  const { asked, gateway, send } = await start(t, { a: [sorry(503)], b: [sorry(503)], c: [sorry(500)] }, true, {
+  const { asked, gateway, send } = await start(t, { a: [sorry(503)], b: [sorry(503)], c: [sorry(500)] }, { budget: { percent: 1_000 } }, {
     routes: [{ prefix: '/none', retry: false }, { prefix: '/two', retry: { attempts: 2 } }, { prefix: '/plain' }, { prefix: '/true', retry: true }]
   })
   for (const [path, count, status] of [['/none', 1, 503], ['/two', 2, 503], ['/plain', 3, 500], ['/true', 3, 500]] as const) {
