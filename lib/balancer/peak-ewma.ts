@@ -72,14 +72,18 @@ export class PeakEwma extends Choices {
     this.#rebase(this.#base)
   }
 
-  /** What counts is the time to the answer's head. A failure counts as slow; what ended otherwise before an answer, as nothing. */
-  settle (backend: Backend, { culprit, statusCode, headTime, responseTime }: Outcome): void {
+  /**
+   * What counts is the time to the answer's head. A failure counts as slow; where the client went away before an answer, it counts as nothing.
+   * What we gave up ourselves, as another backend was quicker, would have taken longer still: that counts where it is longer than known.
+   */
+  settle (backend: Backend, { stage, culprit, statusCode, headTime, responseTime }: Outcome): void {
     const latency = this.#latencies.get(backend)
     const failed = culprit === 'backend' || statusCode >= 500
-    if (latency === undefined || (!failed && headTime < 0)) return
+    if (latency === undefined) return
     const now = this.#clock.now()
-    const time = failed ? Math.max(responseTime, latency.cost, this.#penalty) : Math.max(headTime, LEAST)
     const kept = Math.exp((latency.at - now) / this.#decay)
+    if (!failed && headTime < 0 && (culprit !== 'proxy' || stage !== 'wait' || responseTime <= latency.cost * kept)) return
+    const time = failed ? Math.max(responseTime, latency.cost, this.#penalty) : Math.max(headTime < 0 ? responseTime : headTime, LEAST)
     latency.cost = time >= latency.cost ? time : latency.cost * kept + time * (1 - kept)
     latency.at = now
     if ((now - this.#base) / this.#decay > REBASE) this.#rebase(now)

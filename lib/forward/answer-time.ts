@@ -26,7 +26,8 @@ export class AnswerTime {
   }
 
   pause (now: number): void {
-    if (this.#pausedAt === -1) this.#pausedAt = now
+    // What has run out does not stand still.
+    if (this.#pausedAt === -1 && now < this.#by) this.#pausedAt = now
   }
 
   resume (now: number): void {

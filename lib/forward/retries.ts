@@ -8,6 +8,8 @@ import { rawField } from './raw-fields.ts'
 import type { Settings } from './settings.ts'
 import type { Sending } from './sending.ts'
 
+/** Answers that are not worth having while another attempt is under way, where no options of retries say which. */
+const BAD: ReadonlySet<number> = new Set([502, 503, 504])
 /** Times that a request is sent again because its connection had died idle. */
 const RESENDS = 2
 
@@ -33,9 +35,9 @@ export class Retries {
       this.#sending.idempotent && this.#sending.replayable
   }
 
-  /** Whether such an answer is one to try again after. */
+  /** Whether an answer with such a status is one that another may be better than. */
   covers (statusCode: number): boolean {
-    return this.#policy !== null && this.#policy.statuses.has(statusCode)
+    return (this.#policy?.statuses ?? BAD).has(statusCode)
   }
 
   /** Whether another attempt may be made now; counts what only the budget denies. @param code the failure, `null` for an answer */

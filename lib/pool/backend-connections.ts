@@ -2,6 +2,9 @@ import { buildConnector, Dispatcher, type Client } from 'undici'
 import type { BackendPoolStats, PoolOptions } from '../../types/index.ts'
 import { Connection, type ConnectionOwner, type PooledHandler } from './connection.ts'
 
+/** Milliseconds for which it is remembered how soon a backend closes idle connections. */
+const REMEMBERED = 10_000
+
 interface Waiting {
   options: Dispatcher.DispatchOptions
   handler: Dispatcher.DispatchHandler
@@ -32,6 +35,9 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   readonly #all = new Set<Connection>()
   readonly #idle: Connection[] = []
   readonly #waiting: Waiting[] = []
+  /** The shortest time after which the backend has lately closed an idle connection, and when that was. */
+  #closesAfter = Infinity
+  #closedAt = 0
   #closing: Promise<void> | null = null
   #onEmpty: (() => void) | null = null
   #destroyed: Error | null = null
@@ -59,7 +65,7 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
       return false
     }
     this.requests++
-    const connection = this.#acquire(options.fresh === true, options.maxIdle ?? Infinity)
+    const connection = this.#acquire(options.fresh === true, this.#mostIdle(options.maxIdle))
     if (connection === null) {
       this.#waiting.push({ options, handler })
       return false
@@ -151,8 +157,25 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
 
   onClosed (connection: Connection): void {
     // One with a request on it becomes free next, and is discarded then.
-    if (!connection.busy) this.#discard(connection)
+    if (!connection.busy) {
+      // What we have discarded ourselves is not listed any more.
+      if (this.#all.has(connection)) this.#learn(connection)
+      this.#discard(connection)
+    }
     this.#closeIfEmpty()
+  }
+
+  #learn ({ idleSince }: Connection): void {
+    const now = performance.now()
+    if (now - this.#closedAt > REMEMBERED) this.#closesAfter = Infinity
+    this.#closesAfter = Math.min(this.#closesAfter, now - idleSince)
+    this.#closedAt = now
+  }
+
+  /** Milliseconds that a connection may have been idle: half of what the backend keeps one is far from the moment it closes it. */
+  #mostIdle (maxIdle = Infinity): number {
+    if (maxIdle === Infinity || performance.now() - this.#closedAt > REMEMBERED) return maxIdle
+    return Math.min(maxIdle, this.#closesAfter / 2)
   }
 
   #acquire (fresh: boolean, maxIdle: number): Connection | null {

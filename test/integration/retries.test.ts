@@ -963,11 +963,10 @@ t.test('it is the time of each attempt, and the last failure goes out', async t 
   const client = await send()
   for (let i = 1; i <= 3; i++) {
     await until(() => asked.length === i)
-    // The one before may have been given up as much before now as a deadline may be met late.
-    clock.advance(179)
-    t.equal(metrics().timeouts.wait, i - 1)
-    clock.advance(41)
-    t.equal(metrics().timeouts.wait, i)
+    const before = clock.now()
+    while (metrics().timeouts.wait < i) clock.advance(1)
+    const took = clock.now() - before
+    t.ok(took >= 198 && took <= 222, `${took}`)
   }
   t.equal(JSON.parse((await oneAnswer(t, client, 504)).body).code, 'FST_ROCKSTAR_TIMEOUT')
   await noneUnderWay(t, gateway)
@@ -1011,12 +1010,12 @@ t.test('a route and a call may have another', async t => {
 
 t.test('onResponse and the log are told of all attempts: who, what came of it, and how long it took', async t => {
   let told: readonly AttemptReport[] = []
-  const { asked, clock, gateway, send } = await start(t, { a: [sorry(503)], b: REFUSED, c: [HANGS], d: [] }, { attempts: 4, perTryTimeout: 1_000 }, {
+  const { asked, clock, gateway, metrics, send } = await start(t, { a: [sorry(503)], b: REFUSED, c: [HANGS], d: [] }, { attempts: 4, perTryTimeout: 1_000 }, {
     routes: [{ prefix: '/', onResponse: (_request: FastifyRequest, _reply: FastifyReply, { attempts }) => { told = attempts } }]
   })
   const client = await send()
   await until(() => asked.length === 2)
-  clock.advance(1_000 + PACE)
+  while (metrics().timeouts.wait === 0) clock.advance(1)
   await oneAnswer(t, client, 200, 'd')
   const seen = told.map(({ backend, result, outcome: { stage, culprit, statusCode, error }, hedge }) => [backend.id, result, stage, culprit, statusCode, (error as { code?: string } | undefined)?.code, hedge])
   t.strictSame(seen, [
@@ -1025,7 +1024,8 @@ t.test('onResponse and the log are told of all attempts: who, what came of it, a
     ['c', 'failed', 'wait', 'backend', 0, 'FST_ROCKSTAR_TIMEOUT', false],
     ['d', 'pending', 'stream', 'none', 200, undefined, false]
   ])
-  t.strictSame([told[0].time, told[1].time, told[3].time], [0, 0, 0])
+  t.strictSame([told[0].time, told[1].time], [0, 0])
+  t.ok(told[3].time <= 1)
   t.ok(told[2].time >= 1_000 && told[2].time <= 1_000 + PACE, `${told[2].time}`)
   await noneUnderWay(t, gateway)
   const lines = gateway.log.filter(({ msg }) => msg === 'exchange finished')

@@ -166,7 +166,7 @@ t.test('a client that goes away says nothing of the backend, unless the answer h
   const { answered, preferred } = setUp()
   answered(0, 20)
   answered(1, 30)
-  for (const culprit of ['client', 'proxy'] as const) answered(0, 0, { stage: 'wait', culprit, statusCode: 0, headTime: -1, responseTime: 9_000, error: new Error('gone') })
+  answered(0, 0, { stage: 'wait', culprit: 'client', statusCode: 0, headTime: -1, responseTime: 9_000, error: new Error('gone') })
   t.equal(preferred(), 0)
   answered(0, 40, { stage: 'stream', culprit: 'client', responseTime: 9_000, error: new Error('gone') })
   t.equal(preferred(), 1, '40 ms to the head, not 9 s')
@@ -176,6 +176,21 @@ t.test('a client that goes away says nothing of the backend, unless the answer h
   setup.answered(1, 0, { stage: 'wait', culprit: 'client', statusCode: 0, headTime: -1, responseTime: 1, error: new Error('gone') })
   unknown.counters.begin()
   t.equal(setup.preferred(), 0, 'one that has never answered stays unknown')
+  t.end()
+})
+
+t.test('an attempt that we gave up counts with the time it had taken, where that is longer than known', t => {
+  const { answered, preferred } = setUp()
+  const givenUp = (index: number, responseTime: number, stage: 'connect' | 'wait' = 'wait') =>
+    answered(index, 0, { stage, culprit: 'proxy', statusCode: 0, headTime: -1, responseTime, error: new Error('another was quicker') })
+  answered(0, 20)
+  answered(1, 30)
+  givenUp(0, 10)
+  t.equal(preferred(), 0, '10 ms without an answer is no news of one that takes 20')
+  givenUp(0, 9_000, 'connect')
+  t.equal(preferred(), 0, 'nor is waiting for a connection of ours')
+  givenUp(0, 9_000)
+  t.equal(preferred(), 1)
   t.end()
 })
 
