@@ -89,7 +89,7 @@ export class Upstream implements WeigherListener, ActiveHealthListener, OutlierL
     this.timeouts = Object.freeze(resolveOptions<Timeouts>(TimeoutOptionsSchema, options.timeout ?? {}, `${path}.timeout`))
     this.random = random
     this.retry = retryPolicyOf(options.retry, `${path}.retry`)
-    this.budget = new RetryBudget(this.retry?.budget ?? { percent: 0, minPerSecond: 0 })
+    this.budget = new RetryBudget((this.retry ?? retryPolicyOf(true) as RetryPolicy).budget)
     this.hedge = hedgePolicyOf(options.hedge)
     if (this.hedge !== null) this.beginHedging()
     this.admission = options.limits === undefined || options.limits === false ? null : new Admission(options.limits, `${path}.limits`)

@@ -129,6 +129,10 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   // Step: admit
 
   #admit (): void {
+    if (this.#time.limit <= this.#upstream.clock.now()) {
+      this.#count('request')
+      return this.#stop('TIMEOUT')
+    }
     // What was let in before goes on.
     if (this.#upstream.closed) return this.#fail('CLOSED')
     if (this.#place === null || this.#place.enter()) this.#choose()
@@ -176,14 +180,18 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     }
   }
 
-  #await (chosen: Chosen | Promise<PublicBackend | undefined>): void {
-    if (!(chosen instanceof Promise)) return this.#onChosen(chosen)
+  /** @param again whether it is for another attempt */
+  #await (chosen: Chosen | Promise<PublicBackend | undefined>, again = false): void {
+    if (!(chosen instanceof Promise)) return this.#onChosen(chosen, again)
     this.#arm()
-    chosen.then(backend => { if (!this.#ended) this.#await(this.#choice.take(backend)) }).catch(error => this.#failToChoose(error))
+    chosen.then(backend => { if (!this.#ended) this.#await(this.#choice.take(backend), again) }).catch(error => this.#failToChoose(error))
   }
 
-  #onChosen (chosen: Chosen): void {
+  #onChosen (chosen: Chosen, again: boolean): void {
     if (chosen === 'one') return this.#dispatch(false, this.#choice.isTrial)
+    // A load balancer that takes its time has said only now that there is no other.
+    const delay = again ? this.#retries.delay(this.#attempts, this.#time.limit) : undefined
+    if (delay !== undefined) return this.#waitFor(delay)
     if (chosen === 'full' && this.#place !== null) return this.#queue(this.#place)
     // What an attempt has come to says more than that there is no other.
     if (this.#failure !== null) return this.#fail(this.#failure.code, this.#failure.error)
@@ -257,6 +265,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       // It is only for speed: what the first attempt comes to is told.
       return
     }
+    // What is thought over comes too late, and nobody is there to hear why it failed.
+    if (chosen instanceof Promise) chosen.catch(() => {})
     if (chosen !== 'one') return
     hedging.spend()
     tallies.hedges++
@@ -294,8 +304,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     if (attempt !== null && !attempt.settled) {
       if (retry !== null) attempt.headBy = until(now, retry.perTryTimeout)
       if (attempt.stage === 'send') this.#awaitHead(attempt)
-      this.#arm()
     }
+    this.#arm()
     if (this.#copies) this.#copy()
   }
 
@@ -326,6 +336,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   onAttemptHead (attempt: Attempt, statusCode: number, rawHeaders: Buffer[], statusMessage: string): boolean {
+    if (this.#ended) return false
     if (statusCode >= 400 && this.#isPassedOver(attempt, statusCode, rawHeaders)) return false
     const { method, acceptsTrailers, settings: { timeouts } } = this.#intent
     this.#win(attempt)
@@ -360,7 +371,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     if (this.#touched || !this.#client.replaces(statusCode)) return false
     attempt.discard(rawHeaders)
     this.#log.failed(attempt)
-    this.#fail('BAD_STATUS', undefined, undefined, statusCode)
+    // One beside it may have a better answer.
+    if (!this.#goOnWithout(attempt)) this.#fail('BAD_STATUS', undefined, undefined, statusCode)
     return true
   }
 
@@ -419,7 +431,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   mayResend (attempt: Attempt, code: ErrorCode): boolean {
-    return !this.#ended && this.#sink === null && this.#retries.mayResend(attempt, code) && this.#choice.mayUse(attempt.backend)
+    return !this.#ended && !this.#touched && this.#sink === null && this.#retries.mayResend(attempt, code) && this.#choice.mayUse(attempt.backend)
   }
 
   #resend ({ backend }: Attempt): boolean {
@@ -437,6 +449,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   /** Makes another attempt, or arranges for one, where that is allowed. @param code the failure; `null` for an answer, whose head is given */
   #tryAgain (attempt: Attempt, code: ErrorCode | null, rawHeaders: readonly Buffer[] | null): boolean {
+    // While nobody takes the body, time is not the client's.
+    this.#time.resume(this.#upstream.clock.now())
     if (this.#touched || !this.#retries.mayTry(attempt, code, this.#time.limit)) return false
     let chosen: Chosen | Promise<PublicBackend | undefined>
     try {
@@ -454,7 +468,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       this.#log.failed(attempt)
     }
     if (chosen === 'none' || chosen === 'full') this.#waitFor(delay)
-    else this.#await(chosen)
+    else this.#await(chosen, true)
     return true
   }
 

@@ -47,7 +47,7 @@ export class Retries {
     if (policy === null || this.tries >= policy.attempts) return false
     if (code !== null && !policy.covers(code, attempt.stage)) return false
     // What was never sent was never processed.
-    if ((attempt.stage !== 'connect' && !this.#sending.idempotent) || !this.#sending.replayable) return false
+    if (attempt.stage === 'connect' ? !this.#sending.atHand : !this.#sending.idempotent || !this.#sending.replayable) return false
     const now = clock.now()
     if (now >= limit) return false
     const allowed = budget.allows(now)

@@ -70,6 +70,11 @@ export class Sending {
     return this.#body instanceof RequestBody ? this.#body.replayable(limit) : this.#body.length <= limit
   }
 
+  /** Whether all of it is here, or still to come: what was never sent may be sent however long it is. */
+  get atHand (): boolean {
+    return !(this.#body instanceof RequestBody) || this.replayable
+  }
+
   /** Whether the request may be processed twice: by its method, or because its sender says so. */
   get idempotent (): boolean {
     this.#idempotent ??= this.#isIdempotent()

@@ -413,6 +413,12 @@ function checkUpstream (world: World, upstream: Upstream, pool: ScriptedPool, ba
   return faults
 }
 
+/** More of them, others, and the smallest that fails: `RUNS`, `STORMS`, `SEED` and `SHRINK` in the environment. */
+function parametersOf (name: 'RUNS' | 'STORMS', usual: number): { seed: number, numRuns: number, endOnFailure: boolean } {
+  const { SEED, SHRINK, [name]: runs } = process.env
+  return { seed: Number(SEED ?? 20_260_101), numRuns: Number(runs ?? usual), endOnFailure: SHRINK === undefined }
+}
+
 function watchProcess (t: Test): unknown[] {
   const uncaught: unknown[] = []
   const onUncaught = (error: unknown): void => { uncaught.push(error) }
@@ -425,13 +431,13 @@ async function assertWorld (t: Test, world: World): Promise<void> {
   t.strictSame(await play(world), [])
 }
 
-t.test('whatever backends, clients and time do, an exchange has one end, its attempts are settled once, and nothing is left', { timeout: 60_000 }, async t => {
+t.test('whatever backends, clients and time do, an exchange has one end, its attempts are settled once, and nothing is left', { timeout: 600_000 }, async t => {
   const uncaught = watchProcess(t)
   await fc.assert(fc.asyncProperty(world, async world => {
     const faults = await play(world)
     faults.push(...uncaught.splice(0).map(error => `uncaught: ${String(error)}`))
     if (faults.length > 0) throw new Error(faults.join('\n'))
-  }), { seed: Number(process.env.SEED ?? 20_260_101), numRuns: Number(process.env.RUNS ?? 1_200), endOnFailure: process.env.SHRINK === undefined })
+  }), parametersOf('RUNS', 1_000))
   t.comment(JSON.stringify(came))
   for (const what of ['200', '503', 'CONNECT', 'RESET', 'TIMEOUT', 'TIMEOUT cut', 'BAD_RESPONSE', 'BAD_STATUS', 'OVERLOADED', 'NO_BACKEND', 'CIRCUIT_OPEN', 'CLIENT_CLOSED', 'CLIENT_CLOSED cut', 'ABORTED', 'REQUEST_TIMEOUT',
     'retries', 'retriesDenied', 'hedges', 'hedgesWon', 'queued', 'shed', 'queue', 'connect', 'wait', 'stream', 'client', 'request']) t.ok((came[what] ?? 0) > 0, what)
@@ -743,13 +749,13 @@ async function storm (t: Test, visitors: readonly Visitor[], narrow: boolean): P
   return faults
 }
 
-t.test('over real sockets each request has at most one answer, which is its own, and nothing is left', { timeout: 60_000 }, async t => {
+t.test('over real sockets each request has at most one answer, which is its own, and nothing is left', { timeout: 600_000 }, async t => {
   const uncaught = watchProcess(t)
   await fc.assert(fc.asyncProperty(fc.array(visitor, { minLength: 4, maxLength: 14 }), fc.boolean(), async (visitors, narrow) => {
     const faults = await storm(t, visitors, narrow)
     faults.push(...uncaught.splice(0).map(error => `uncaught: ${String(error)}`))
     if (faults.length > 0) throw new Error(faults.join('\n'))
-  }), { seed: Number(process.env.SEED ?? 20_260_101), numRuns: Number(process.env.STORMS ?? 40), endOnFailure: process.env.SHRINK === undefined })
+  }), parametersOf('STORMS', 40))
   t.comment(JSON.stringify(came))
   for (const what of ['left', 'cut short', 'theirs 200', 'theirs 503', 'ours 599', 'ours 502', 'ours 503', 'storm retries', 'storm queued', 'storm shed', 'storm fallbacks']) t.ok((came[what] ?? 0) > 0, what)
 })
