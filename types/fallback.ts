@@ -34,7 +34,7 @@ export const FallbackUpstreamSchema = Type.Object({
 }, {
   additionalProperties: false,
   title: 'FallbackUpstream',
-  description: 'Another upstream that is asked instead, where the body has not been read or is kept (`retry.maxBodySize`).'
+  description: 'Another upstream that is asked instead, where the request was never sent or may be sent twice, and its body has not been read or is kept (`retry.maxBodySize`).'
 })
 
 const variants = [Type.Function([], Type.Unknown()), FallbackUpstreamSchema, FallbackResponseSchema] as const

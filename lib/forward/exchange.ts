@@ -318,7 +318,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   /** Has the request copied, once. */
   #copy (): void {
     this.#copies = false
-    this.#client.copy(this.#sending.whole(this.#intent.settings.mirror?.maxBodySize ?? 0))
+    this.#client.copy(this.#sending.bytes(this.#intent.settings.mirror?.maxBodySize ?? 0))
   }
 
   // Step: commit or retry
@@ -623,8 +623,13 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#letGo()
   }
 
-  /** The body for another exchange; `undefined` where some of it is lost. This one must have failed. */
-  handOver (): Buffer | RequestBody | null | undefined {
+  /** Whether another upstream could be asked: nothing of the body is lost, and the request was never sent or may be processed twice. */
+  get movable (): boolean {
+    return this.#sending.whole && (this.#sending.idempotent || this.#attempts.all().every(({ stage }) => stage === 'connect'))
+  }
+
+  /** The body for another exchange, where this one is movable and has failed. */
+  handOver (): Buffer | RequestBody | null {
     return this.#sending.handOver()
   }
 

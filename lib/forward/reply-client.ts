@@ -125,7 +125,7 @@ export class ReplyClient implements ExchangeClient {
     const { fallback } = this.#settings as Settings
     if (fallback === null || !fallback.replaces(statusCode)) return false
     // Where nobody else can be asked, an answer is better than none.
-    return fallback.upstream === undefined || (this.#insteadOf === null && this.#upstream?.find(fallback.upstream) !== undefined)
+    return fallback.upstream === undefined || (this.#insteadOf === null && this.#exchange?.movable === true && this.#upstream?.find(fallback.upstream) !== undefined)
   }
 
   copy (body: Buffer | null | undefined): void {
@@ -211,9 +211,9 @@ export class ReplyClient implements ExchangeClient {
     this.#next = null
     if (fallback?.upstream === undefined || this.#insteadOf !== null || !fallback.covers(error)) return
     const upstream = this.#upstream?.find(fallback.upstream)
-    const body = upstream === undefined ? undefined : this.#exchange?.handOver()
+    const exchange = this.#exchange
     if (upstream === undefined) this.#request.log.error({ upstream: fallback.upstream }, 'there is no upstream of the name that `fallback` says')
-    else if (body !== undefined) this.#next = { upstream, body }
+    else if (exchange?.movable === true) this.#next = { upstream, body: exchange.handOver() }
   }
 
   #fallBack (error: Error): void {

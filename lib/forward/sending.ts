@@ -58,7 +58,7 @@ export class Sending {
   }
 
   /** All of the body, if it has no more bytes than that; `undefined` where it has, or was not kept. */
-  whole (most: number): Buffer | null | undefined {
+  bytes (most: number): Buffer | null | undefined {
     const body = this.#body instanceof RequestBody ? this.#body.whole() ?? undefined : this.#body
     return body === null || (body !== undefined && body.length <= most) ? body : undefined
   }
@@ -81,9 +81,13 @@ export class Sending {
     return this.#idempotent
   }
 
-  /** The body for another exchange; `undefined` where some of it is lost. */
-  handOver (): Buffer | RequestBody | null | undefined {
-    if (this.#body instanceof RequestBody && !this.#body.replayable(Infinity)) return undefined
+  /** Whether nothing of it is lost. */
+  get whole (): boolean {
+    return !(this.#body instanceof RequestBody) || this.#body.replayable(Infinity)
+  }
+
+  /** The body for another exchange, which is to close it. */
+  handOver (): Buffer | RequestBody | null {
     this.#handedOver = true
     return this.#body
   }

@@ -266,13 +266,13 @@ t.test('to HEAD it has no content', async t => {
 })
 
 t.test('an HTTP/2 client gets it, from where it stands ready and from another upstream', async t => {
-  for (const [fallback, expected] of [[SORRY, 'sorry'], [{ upstream: 'other' }, 'other POST /cut HTTP/1.1 4']] as const) {
+  for (const [fallback, expected] of [[SORRY, 'sorry'], [{ upstream: 'other' }, 'other PUT /cut HTTP/1.1 4']] as const) {
     const { gateway } = await start(t, { fallback }, { fastify: { http2: true } })
     const session = connectHttp2(gateway.url)
     t.teardown(() => session.destroy())
-    for (const [method, body] of [['POST', expected], ['HEAD', '']] as const) {
+    for (const [method, body] of [['PUT', expected], ['HEAD', '']] as const) {
       const stream = session.request({ ':method': method, ':path': '/cut' }, { endStream: method === 'HEAD' })
-      if (method === 'POST') stream.end('body')
+      if (method === 'PUT') stream.end('body')
       let status = 0
       let content = ''
       stream.on('response', headers => { status = headers[':status'] as number }).setEncoding('utf8').on('data', chunk => { content += chunk })
@@ -296,13 +296,28 @@ t.test('another upstream is asked instead', async t => {
   t.match(metrics(), { totalRequests: 1, failedRequests: 1, fallbacksServed: 1, inFlight: 0, upstreams: { other: { totalRequests: 1, successfulRequests: 1, fallbacksServed: 0, inFlight: 0 } } })
 })
 
+t.test('another upstream is not asked for what may have been processed, unless it may be sent twice', async t => {
+  const gone = await rawBackend(t, () => {})
+  gone.close()
+  const post = { method: 'POST', payload: 'body' } as const
+  const one = await start(t, { fallback: { upstream: 'other', on: ['RESET', 'CONNECT', 503] } })
+  t.equal((await one.inject({ ...post, url: '/cut' })).statusCode, 502)
+  t.match(await one.inject({ ...post, url: '/503' }), { statusCode: 503, body: 'backend 4' }, 'its own answer is better than none')
+  t.equal(one.other.requests.length, 0)
+  t.equal(one.metrics().fallbacksServed, 0)
+  const two = await start(t, { fallback: { upstream: 'other', on: ['RESET', 503] }, retry: { attempts: 1, idempotencyKey: true } })
+  for (const url of ['/cut', '/503']) t.equal((await two.inject({ ...post, url, headers: { 'idempotency-key': 'k' } })).body, `other POST ${url} HTTP/1.1 4`)
+  const three = await start(t, { backends: [gone.url], fallback: { upstream: 'other' } })
+  t.equal((await three.inject({ ...post, url: '/a' })).body, 'other POST /a HTTP/1.1 4', 'what never reached a backend was never processed')
+})
+
 t.test('another upstream gets the whole body, however it came', async t => {
   const body = 'x'.repeat(40_000)
   const { gateway, other, backend } = await start(t, { fallback: { upstream: 'other' } })
   for (const request of [
-    `POST /cut HTTP/1.1\r\nHost: g\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
-    `POST /cut HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`,
-    'POST /cut HTTP/1.1\r\nHost: g\r\nContent-Length: 0\r\n\r\n'
+    `PUT /cut HTTP/1.1\r\nHost: g\r\nContent-Length: ${body.length}\r\n\r\n${body}`,
+    `PUT /cut HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n${body.length.toString(16)}\r\n${body}\r\n0\r\n\r\n`,
+    'PUT /cut HTTP/1.1\r\nHost: g\r\nContent-Length: 0\r\n\r\n'
   ]) {
     const client = await gateway.connect()
     client.send(request)
@@ -315,12 +330,12 @@ t.test('another upstream gets the whole body, however it came', async t => {
 t.test('another upstream goes on with a body that is still coming', async t => {
   const { gateway, backend, other } = await start(t, { fallback: { upstream: 'other' } })
   const client = await gateway.connect()
-  client.send('POST /hold HTTP/1.1\r\nHost: g\r\nContent-Length: 8\r\n\r\nhalf')
+  client.send('PUT /hold HTTP/1.1\r\nHost: g\r\nContent-Length: 8\r\n\r\nhalf')
   await until(() => backend.connections[0]?.received.includes('half') === true)
   backend.connections[0].socket.end()
   await until(() => other.connections[0]?.received.includes('half') === true)
   client.send('done')
-  t.equal((await client.response()).body, 'other POST /hold HTTP/1.1 8')
+  t.equal((await client.response()).body, 'other PUT /hold HTTP/1.1 8')
   t.equal(other.requests[0].body, 'halfdone')
   client.send('GET / HTTP/1.1\r\nHost: g\r\n\r\n')
   await client.receive('backend 0')
@@ -330,7 +345,7 @@ t.test('a body that is too large to be kept leaves the failure as it is', async 
   const { gateway, other, metrics } = await start(t, { fallback: { upstream: 'other' }, retry: { maxBodySize: 1_000, attempts: 1 } })
   for (const [size, expected] of [[1_000, 200], [1_001, 502]]) {
     const client = await gateway.connect()
-    client.send(`POST /cut HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n${size.toString(16)}\r\n${'x'.repeat(size)}\r\n0\r\n\r\n`)
+    client.send(`PUT /cut HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n${size.toString(16)}\r\n${'x'.repeat(size)}\r\n0\r\n\r\n`)
     const { status, body } = await client.response()
     t.equal(status, expected, `${size} bytes`)
     if (expected === 502) t.equal(JSON.parse(body).code, 'FST_ROCKSTAR_RESET')
@@ -440,7 +455,7 @@ t.test('a signal ends what is asked of the other upstream', async t => {
 t.test('where onError answers, the rest of the body is read all the same', async t => {
   const { gateway, backend, other } = await start(t, { fallback: { upstream: 'other' }, routes: [{ prefix: '/', onError: (_request, reply) => { reply.code(200).send('onError') } }] })
   const client = await gateway.connect()
-  client.send('POST /hold HTTP/1.1\r\nHost: g\r\nContent-Length: 2000004\r\n\r\nhalf')
+  client.send('PUT /hold HTTP/1.1\r\nHost: g\r\nContent-Length: 2000004\r\n\r\nhalf')
   await until(() => backend.connections[0]?.received.includes('half') === true)
   backend.connections[0].socket.end()
   const response = await client.response()
