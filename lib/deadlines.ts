@@ -6,6 +6,8 @@ export interface Deadlined {
   deadline: number
   previous: Deadlined | null
   next: Deadlined | null
+  /** Whether nobody waits for it: the end of the app does not either. */
+  readonly expendable?: boolean
   onDeadline (): void
   /** Whether it uses a backend just now. */
   isOn (backend: object): boolean

@@ -34,8 +34,9 @@ export class Fallback {
   answer (request: FastifyRequest, reply: FastifyReply, error: Error): boolean | Promise<boolean> {
     const answer = this.#answer
     if (typeof answer === 'function') {
+      const sent = watchSend(reply)
       const result = answer(request, reply, error)
-      return result instanceof Promise ? result.then(value => send(reply, value)) : send(reply, result)
+      return result instanceof Promise ? result.then(value => send(reply, value, sent)) : send(reply, result, sent)
     }
     const { statusCode = 503, headers = {}, body } = answer
     reply.code(statusCode).headers(headers).send(body)
@@ -43,10 +44,27 @@ export class Fallback {
   }
 }
 
+/** Whether `reply.send()` has been called: `reply.sent` says so only once all has gone out. */
+export function watchSend (reply: FastifyReply): () => boolean {
+  const { send } = reply
+  let called = false
+  reply.send = function (this: FastifyReply, payload?: unknown) {
+    called = true
+    reply.send = send
+    return send.call(this, payload)
+  } as typeof send
+  return () => {
+    reply.send = send
+    return called || reply.sent
+  }
+}
+
 /** What a function returns is its answer, as with a handler of Fastify's. */
-function send (reply: FastifyReply, value: unknown): boolean {
-  if (!reply.sent && value !== undefined && value !== reply) reply.send(value)
-  return reply.sent
+function send (reply: FastifyReply, value: unknown, sent: () => boolean): boolean {
+  if (sent()) return true
+  if (value === undefined || value === reply) return reply.sent
+  reply.send(value)
+  return true
 }
 
 /** What an option means for failures; `undefined` where it only speaks of subsets. */

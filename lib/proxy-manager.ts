@@ -333,6 +333,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   async #drain (timeout: number): Promise<void> {
     const { deadlines } = this.#shared
     for (const upstream of this.#upstreams.values()) upstream.refuse()
+    for (const entry of deadlines.entries()) if (entry.expendable === true) entry.giveUp()
     if (timeout > 0) await deadlines.whenEmpty(timeout)
     for (const entry of deadlines.entries()) entry.giveUp()
   }

@@ -37,9 +37,14 @@ export class Concurrency {
     return Math.min(this.#rooms.maxPerBackend, this.#gradient === null ? Infinity : Math.floor(this.#gradient.limit))
   }
 
-  /** Counts an attempt that begins; returns how many wait now. */
-  begin (): number {
+  /** Counts an attempt that begins. */
+  begin (): void {
     this.#open++
+    this.#look()
+  }
+
+  /** From now on it waits for its head; returns how many do. */
+  wait (): number {
     this.#waiting++
     this.#look()
     return this.#waiting

@@ -71,7 +71,10 @@ export class Gradient {
     const average = this.#samples === 0 ? 0 : this.#sum / this.#samples
     if (age < LONGEST && (this.#samples < ENOUGH || age < Math.min(LONGEST, 2 * average))) return
     if (this.#samples > 0) this.#step(average)
-    if (this.#dropped) this.limit = this.#bounded(this.limit * BACK_OFF)
+    if (this.#dropped) {
+      this.limit = this.#bounded(this.limit * BACK_OFF)
+      this.#afterTrial = this.#bounded(this.#afterTrial * BACK_OFF)
+    }
     this.#samples = this.#sum = this.#most = 0
     this.#dropped = false
     this.#from = now

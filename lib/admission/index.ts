@@ -1,2 +1,2 @@
 export { Admission, type Entrant } from './admission.ts'
-export { Concurrency } from './concurrency.ts'
+export type { Concurrency } from './concurrency.ts'

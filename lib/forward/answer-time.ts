@@ -20,6 +20,11 @@ export class AnswerTime {
     return this.#pausedAt === -1 ? this.#by : this.#clientBy
   }
 
+  /** Whether it is the client that wants its answer so soon. */
+  get byClient (): boolean {
+    return this.limit === this.#clientBy
+  }
+
   /** By when, as a backend is told: as if the body had come. */
   get told (): number {
     return this.#by

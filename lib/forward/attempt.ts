@@ -86,8 +86,10 @@ export class Attempt implements PooledHandler, Outcome {
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
   #circuitSettled = false
-  /** How many waited for this backend when it began; 0 once it waits no more. */
-  #waiting: number
+  /** Since when the backend has all it needs for an answer; -1 before. */
+  #askedAt = -1
+  /** How many waited for this backend then; 0 before, and once it waits no more. */
+  #waiting = 0
   /** Bytes of an answer that nobody wants which may still come; -1 for one that is wanted. */
   #drain = -1
   #drainTimer: Timer | null = null
@@ -96,8 +98,9 @@ export class Attempt implements PooledHandler, Outcome {
    * @param permit of the backend's circuit
    * @param balancer the one that chose the backend, and hears how that went
    * @param hedge whether another attempt is under way beside it
+   * @param incoming whether the client is still sending: until it has sent all, the backend is not waited for
    */
-  constructor (backend: Backend, permit: number, upstream: Upstream, balancer: LoadBalancer | null, hedge: boolean, listener: AttemptListener) {
+  constructor (backend: Backend, permit: number, upstream: Upstream, balancer: LoadBalancer | null, hedge: boolean, incoming: boolean, listener: AttemptListener) {
     this.#circuit = backend.circuit
     this.#permit = permit
     this.backend = backend
@@ -108,7 +111,14 @@ export class Attempt implements PooledHandler, Outcome {
     this.#heardBefore = backend.heard
     this.hedge = hedge
     backend.counters.begin()
-    this.#waiting = backend.concurrency === null ? 0 : backend.concurrency.begin()
+    backend.concurrency?.begin()
+    if (!incoming) this.onAsked(this.#startedAt)
+  }
+
+  /** From now on it is the backend that is waited for. */
+  onAsked (now: number): void {
+    this.#askedAt = now
+    this.#waiting = this.backend.concurrency?.wait() ?? 0
   }
 
   dispatch (outgoing: Outgoing): void {
@@ -122,12 +132,12 @@ export class Attempt implements PooledHandler, Outcome {
     }
   }
 
-  /** Gives the attempt up for a reason of ours: its connection is closed, its permit is back. */
-  cancel (code: ErrorCode, cause?: unknown): void {
+  /** Gives the attempt up for a reason of ours: its connection is closed, its permit is back. @param culprit where that is not who it mostly is */
+  cancel (code: ErrorCode, cause?: unknown, culprit?: Culprit): void {
     if (this.settled) return
     // Waiting for one of our own connections says nothing of the backend, unless nothing came on any of them meanwhile.
     const waited = code === 'TIMEOUT' && this.stage === 'connect' && this.backend.heard !== this.#heardBefore && this.#dispatcher?.isWaiting?.(this) === true
-    this.#fail(proxyError(code, cause), waited ? 'proxy' : culpritOf(code))
+    this.#fail(proxyError(code, cause), culprit ?? (waited ? 'proxy' : culpritOf(code)))
     this.#close()
   }
 
@@ -135,15 +145,15 @@ export class Attempt implements PooledHandler, Outcome {
   lose (): void {
     if (this.settled) return
     // It would have taken longer still; left out, only the quick ones would be known.
-    if (!this.hedge && this.headTime === -1) this.#upstream.hedging?.latencies.record(this.#upstream.clock.now() - this.#startedAt)
+    if (!this.hedge && this.headTime === -1 && this.#askedAt !== -1) this.#upstream.hedging?.latencies.record(this.#upstream.clock.now() - this.#askedAt)
     this.cancel('ABORTED', new Error('another attempt was answered first'))
   }
 
   /** Settles an answer that is not wanted, as another attempt is made. What is left of it is read away where that costs less than a new connection. */
-  discard (headers: readonly Buffer[]): void {
+  discard (headers: readonly Buffer[], hasContent: boolean): void {
     if (this.settled) return
     this.#settle()
-    if (rawContentLength(headers) > DRAINED_BYTES) return this.#close()
+    if (hasContent && rawContentLength(headers) > DRAINED_BYTES) return this.#close()
     this.#drain = DRAINED_BYTES
     // One that goes on for ever must not hold the connection.
     this.#drainTimer = this.#upstream.clock.setTimeout(() => this.#close(), DRAINED_TIME)
@@ -202,7 +212,7 @@ export class Attempt implements PooledHandler, Outcome {
     this.stage = 'stream'
     const now = this.#upstream.clock.now()
     this.headTime = now - this.#startedAt
-    if (!this.hedge) this.#upstream.hedging?.latencies.record(this.headTime)
+    if (!this.hedge && this.#askedAt !== -1) this.#upstream.hedging?.latencies.record(now - this.#askedAt)
     if (this.#waiting > 0) this.#answered(OVERLOADED.has(statusCode) ? 'overloaded' : statusCode < 500 ? 'well' : 'not', now)
     // A try has told what it was for; its content may go on for hours.
     if (this.#circuit.state === 'half-open') this.#settleCircuit()
@@ -276,7 +286,7 @@ export class Attempt implements PooledHandler, Outcome {
   }
 
   #answered (how: 'well' | 'overloaded' | 'not', now: number): void {
-    this.backend.concurrency?.answer(this.headTime, this.#waiting, how, now)
+    this.backend.concurrency?.answer(now - this.#askedAt, this.#waiting, how, now)
     this.#waiting = 0
   }
 

@@ -84,7 +84,7 @@ export class Choice implements Selection {
   /** Forgets who has refused, and of those that were tried all but these. */
   forget (tried: PublicBackend[] | null): void {
     this.tried = tried
-    this.#full = 0
+    this.#full = this.#refusals = this.#reselects = 0
   }
 
   /** Milliseconds until an open circuit lets a request try; `undefined` where circuits are not why there is no backend. */
@@ -109,7 +109,7 @@ export class Choice implements Selection {
       throw new Error('the load balancer chose a backend that is not available')
     }
     // A balancer that does not look at what was tried knows no other.
-    if (this.tried?.includes(chosen) === true) return this.#full > 0 ? 'full' : 'none'
+    if (this.tried?.includes(chosen) === true) return this.#full > 0 ? this.#block() : 'none'
     ;(this.tried ??= []).push(chosen)
     if (isFull(chosen)) {
       if (++this.#full === REFUSALS) this.#passOver(isFull)

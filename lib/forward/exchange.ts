@@ -1,4 +1,4 @@
-import type { AttemptReport, AttemptResult, Backend as PublicBackend, StageTimeouts, Timer } from '../../types/index.ts'
+import type { AttemptReport, AttemptResult, Backend as PublicBackend, Culprit, StageTimeouts, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
@@ -36,6 +36,8 @@ export interface ExchangeClient {
   finished (): void
   /** There is no answer. */
   failed (error: Error): void
+  /** Whether nobody waits for an answer. */
+  readonly expendable?: boolean
 }
 
 /** What the client or the application has ended, and no backend is to be blamed for. */
@@ -106,6 +108,10 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     return this.#sink !== null
   }
 
+  get expendable (): boolean {
+    return this.#client.expendable === true
+  }
+
   get ended (): boolean {
     return this.#ended
   }
@@ -144,6 +150,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     const { isNew } = place
     if (!place.wait(clock.now(), this.#time.limit, this.#intent.request, this.#intent.log)) return this.onShed()
     if (isNew) tallies.queued++
+    // There may be room since it was asked whether there is.
+    if (this.#choice.isAsync) this.#upstream.admission?.onRoom()
     this.#arm()
   }
 
@@ -167,6 +175,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     const { admission, tallies } = this.#upstream
     if (this.#ended) return
     tallies.shed++
+    if (this.#failure !== null) return this.#fail(this.#failure.code, this.#failure.error)
     this.#fail('OVERLOADED', undefined, admission?.queueTimeout ?? 0)
   }
 
@@ -223,7 +232,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       fresh,
       maxIdle: sending.idempotent ? Infinity : UNSAFE_IDLE
     }
-    const attempt = new Attempt(backend, permit, this.#upstream, balancer, hedge, this)
+    const attempt = new Attempt(backend, permit, this.#upstream, balancer, hedge, sending.incoming, this)
     this.#attempts.add(attempt)
     if (retry !== null && !sending.incoming) attempt.headBy = until(now, retry.perTryTimeout)
     attempt.deadline = Math.min(until(now, timeouts.connect), attempt.headBy)
@@ -244,7 +253,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   #onFirst (now: number): void {
     const { hedge } = this.#intent.settings
     if (this.#copies && !this.#sending.incoming) this.#copy()
-    if (hedge === null || this.#upstream.hedging === null || !this.#sending.idempotent) return
+    // One that is tried again after failures is to be judged by its own answer.
+    if (hedge === null || this.#upstream.hedging === null || !this.#sending.idempotent || this.#choice.isTrial) return
     const delay = hedge.delay(this.#upstream.hedging, now)
     if (delay !== undefined && this.#timer === null) this.#timer = this.#upstream.clock.setTimeout(() => this.#hedge(), delay)
   }
@@ -303,6 +313,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     const attempt = this.#attempts.leading
     if (attempt !== null && !attempt.settled) {
       if (retry !== null) attempt.headBy = until(now, retry.perTryTimeout)
+      attempt.onAsked(now)
       if (attempt.stage === 'send') this.#awaitHead(attempt)
     }
     this.#arm()
@@ -362,14 +373,14 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     if (this.#retries.covers(statusCode)) {
       this.#retries.heed(attempt, rawHeaders)
       if (this.#attempts.otherThan(attempt) !== null) {
-        attempt.discard(rawHeaders)
+        attempt.discard(rawHeaders, this.#hasContent)
         this.#log.failed(attempt)
         return this.#goOnWithout(attempt)
       }
       if (this.#tryAgain(attempt, null, rawHeaders)) return true
     }
     if (this.#touched || !this.#client.replaces(statusCode)) return false
-    attempt.discard(rawHeaders)
+    attempt.discard(rawHeaders, this.#hasContent)
     this.#log.failed(attempt)
     // One beside it may have a better answer.
     if (!this.#goOnWithout(attempt)) this.#fail('BAD_STATUS', undefined, undefined, statusCode)
@@ -394,6 +405,11 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     return true
   }
 
+  /** Whether answers have content, whatever their heads say. */
+  get #hasContent (): boolean {
+    return this.#intent.method !== 'HEAD'
+  }
+
   /** Gives the client a cookie by which it stays with the backend, unless it has that already. */
   #keepClient (head: ResponseHead, backend: Backend): void {
     const { affinity } = this.#upstream.selector
@@ -415,8 +431,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     attempt.cancel(bad ? 'BAD_RESPONSE' : 'ABORTED', error)
     this.#log.failed(attempt)
     this.#finish('failed')
-    this.#client.failed(error)
-    this.#letGo()
+    this.#tellFailed(error)
   }
 
   onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void {
@@ -464,7 +479,8 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#stopTimer()
     this.#retries.spend()
     if (rawHeaders !== null) {
-      attempt.discard(rawHeaders)
+      this.#failure = null
+      attempt.discard(rawHeaders, this.#hasContent)
       this.#log.failed(attempt)
     }
     if (chosen === 'none' || chosen === 'full') this.#waitFor(delay)
@@ -544,8 +560,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     // A handler that reads the answer itself is still there.
     if (this.#sink !== null) return this.#cut(error, 'aborted')
     this.#finish('aborted')
-    this.#client.failed(error)
-    this.#letGo()
+    this.#tellFailed(error)
   }
 
   /** The application, or the end of its life, wants no answer any more. */
@@ -562,6 +577,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   onDeadline (): void {
+    if (this.#ended) return
     const now = this.#upstream.clock.now()
     const place = this.#place
     if (place !== null && place.waiting && Math.min(place.until, this.#time.limit) <= now) {
@@ -570,7 +586,9 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     }
     if (this.#sink === null && this.#time.limit <= now) {
       this.#count('request')
-      return this.#stop('TIMEOUT')
+      // Only who has had all of the time is to blame for it.
+      const shortened = this.#time.byClient || this.#attempts.all().length > 1 || place?.isNew === false
+      return this.#stop('TIMEOUT', undefined, shortened ? 'proxy' : undefined)
     }
     for (const attempt of this.#attempts.underWay()) {
       if (!this.#ended && !attempt.settled && attempt.deadline <= now) this.#timeOut(attempt)
@@ -600,17 +618,17 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   /** Ends the exchange together with what is under way. */
-  #stop (code: ErrorCode, cause?: unknown): void {
+  #stop (code: ErrorCode, cause?: unknown, culprit?: Culprit): void {
     const error = proxyError(code, cause)
-    for (const attempt of this.#cancelAll(code, cause)) this.#log.failed(attempt)
+    for (const attempt of this.#cancelAll(code, cause, culprit)) this.#log.failed(attempt)
     if (this.#sink !== null) this.#cut(error, GIVEN_UP.has(code) ? 'aborted' : 'failed')
     else this.#fail(code, cause)
   }
 
   /** @returns those that were still under way */
-  #cancelAll (code: ErrorCode, cause?: unknown): Attempt[] {
+  #cancelAll (code: ErrorCode, cause?: unknown, culprit?: Culprit): Attempt[] {
     const cancelled = this.#attempts.underWay()
-    for (const attempt of cancelled) attempt.cancel(code, cause)
+    for (const attempt of cancelled) attempt.cancel(code, cause, culprit)
     return cancelled
   }
 
@@ -619,8 +637,16 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     if (this.#ended) return
     this.#finish(GIVEN_UP.has(code) ? 'aborted' : 'failed')
     const error = statusCode === undefined ? proxyError(code, cause) : Object.assign(proxyError(code, cause, String(statusCode)), { statusCode })
-    this.#client.failed(wait === undefined || wait === Infinity ? error : Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(wait / 1000))) } }))
-    this.#letGo()
+    this.#tellFailed(wait === undefined || wait === Infinity ? error : Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(wait / 1000))) } }))
+  }
+
+  /** Lets go of all, also where who is told throws. */
+  #tellFailed (error: Error): void {
+    try {
+      this.#client.failed(error)
+    } finally {
+      this.#letGo()
+    }
   }
 
   /** Whether another upstream could be asked: nothing of the body is lost, and the request was never sent or may be processed twice. */

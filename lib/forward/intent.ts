@@ -67,7 +67,7 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
   }
   const streamed = body instanceof Readable || body instanceof RequestBody
   // A body that a hook has put through a stream of its own has a length of its own.
-  if (streamed && (body === raw || body instanceof RequestBody) && head.contentLength >= 0) head.headers.push('content-length', String(head.contentLength))
+  if (streamed && (body === raw || (body instanceof RequestBody && body.isFrom(raw))) && head.contentLength >= 0) head.headers.push('content-length', String(head.contentLength))
   return {
     request,
     method,

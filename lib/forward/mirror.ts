@@ -44,6 +44,7 @@ function copiesOf (upstream: Upstream): Copies {
 
 /** Takes no interest in what it gets. */
 class Forgetful implements ExchangeClient, Sink {
+  readonly expendable = true
   exchange: Exchange | null = null
   readonly #copies: Copies
   #left = READ

@@ -48,9 +48,9 @@ export class Place implements Entrant {
     this.leave()
     if (this.isNew) {
       this.turn = admission.nextTurn()
-      this.until = now + admission.longestWait(answerBy - now)
       this.priority = this.#priorityOf(request, log)
     }
+    this.until = now + admission.longestWait(answerBy - now)
     return admission.wait(this)
   }
 

@@ -3,6 +3,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { OnError } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError } from '../errors.ts'
+import { watchSend } from '../fallback.ts'
 import type { Upstream } from '../upstream.ts'
 import { CapturedResponse } from './captured.ts'
 import { Completion } from './completion.ts'
@@ -159,6 +160,10 @@ export class ReplyClient implements ExchangeClient {
 
   finished (): void {
     this.#settings?.signal?.removeEventListener('abort', this)
+    this.#fulfilAtEnd()
+  }
+
+  #fulfilAtEnd (): void {
     const { raw } = this.#reply
     // Fastify takes a handler that is done before its reply for one that has nothing to say.
     if (!raw.writableEnded && !raw.destroyed) raw.once('close', () => this.completion.fulfil())
@@ -181,14 +186,15 @@ export class ReplyClient implements ExchangeClient {
       return this.completion.fulfil()
     }
     if (onError !== undefined && !reply.sent) {
+      const sent = watchSend(reply)
       try {
         this.#watch(onError(this.#request, reply, error), 'onError')
       } catch (thrown) {
         this.#request.log.error({ err: thrown }, 'onError threw')
       }
-      if (reply.sent || reply.raw.headersSent) {
+      if (sent() || reply.raw.headersSent) {
         this.#letGo(this.#next?.body)
-        return this.completion.fulfil()
+        return this.#fulfilAtEnd()
       }
     }
     if (this.#settings?.fallback?.covers(error) === true && !reply.sent && !reply.raw.headersSent) this.#fallBack(error)
@@ -221,13 +227,13 @@ export class ReplyClient implements ExchangeClient {
     if (fallback === null) return
     if (fallback.upstream !== undefined) {
       if (this.#next === null) return this.#giveUp(error)
-      return this.#askElsewhere(this.#next)
+      return this.#askElsewhere(this.#next, error)
     }
     const { tallies } = this.#upstream as Upstream
     const count = (answered: boolean) => {
       if (!answered) return this.#giveUp(error)
       tallies.fallbacks++
-      this.completion.fulfil()
+      this.#fulfilAtEnd()
     }
     const fail = (thrown: unknown) => {
       this.#request.log.error({ err: thrown }, 'fallback threw')
@@ -242,7 +248,12 @@ export class ReplyClient implements ExchangeClient {
     }
   }
 
-  #askElsewhere ({ upstream, body }: Next): void {
+  #askElsewhere ({ upstream, body }: Next, error: Error): void {
+    // Who has gone meanwhile was not listened to.
+    if (isOver(this.#reply.raw) || this.#settings?.signal?.aborted === true) {
+      this.#letGo(body)
+      return this.#giveUp(error)
+    }
     this.#insteadOf = this.#upstream
     this.#upstream = upstream
     this.#settings = (this.#settings as Settings).elsewhere(upstream)

@@ -66,6 +66,11 @@ export class RequestBody {
     return this.bytes === 0 || (this.#kept !== null && this.bytes <= limit)
   }
 
+  /** Whether it is read from there, and not from what a hook has put between. */
+  isFrom (source: Readable): boolean {
+    return source === this.#source
+  }
+
   /** All of it; `null` while it is still coming, or when it was not kept. */
   whole (): Buffer | null {
     return this.ended && this.#kept !== null ? Buffer.concat(this.#kept) : null

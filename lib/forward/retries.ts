@@ -10,6 +10,8 @@ import type { Sending } from './sending.ts'
 
 /** Answers that are not worth having while another attempt is under way, where no options of retries say which. */
 const BAD: ReadonlySet<number> = new Set([502, 503, 504])
+/** Milliseconds that a backend may ask a client to wait for it, where no deadline says less. */
+const MOST_ASKED = 60_000
 /** Times that a request is sent again because its connection had died idle. */
 const RESENDS = 2
 
@@ -81,7 +83,7 @@ export class Retries {
     const now = clock.now()
     const asked = Math.min(...askable.values()) - now
     const delay = Math.max(backoffDelay(this.#policy.backoff, this.#waits, random), asked)
-    if (now + delay >= limit) return undefined
+    if (asked > MOST_ASKED || now + delay >= limit) return undefined
     this.#waits++
     return delay
   }

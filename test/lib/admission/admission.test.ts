@@ -1,8 +1,14 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { Admission, type Entrant } from '../../../lib/admission/index.ts'
+import { Admission, type Concurrency, type Entrant } from '../../../lib/admission/index.ts'
 import type { LimitsOptions } from '../../../types/index.ts'
 import { Overload, percentile, Timeline, Worker, type Tally } from './simulation.ts'
+
+/** An attempt that waits from its beginning; returns how many do. */
+function begin (concurrency: Concurrency): number {
+  concurrency.begin()
+  return concurrency.wait()
+}
 
 /** Somebody who comes, and what has become of him. */
 class Guest implements Entrant {
@@ -144,8 +150,8 @@ t.test('who finds no room on his backends holds up none of those behind him, how
 t.test('nobody is asked while every backend is full', async t => {
   const { admission, guest } = start({ maxPerBackend: 1 })
   const [one, other] = [admission.concurrency(0), admission.concurrency(0)]
-  one.begin()
-  other.begin()
+  begin(one)
+  begin(other)
   let asked = 0
   admission.wait(Object.assign(guest('a'), { fits: () => { asked++; return false } }))
   admission.onRoom()

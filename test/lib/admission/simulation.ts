@@ -191,7 +191,8 @@ export class Overload {
       admission?.leave()
     }
     const begin = () => {
-      attempt = { begun: time.now, waiting: concurrency?.begin() ?? 0 }
+      concurrency?.begin()
+      attempt = { begun: time.now, waiting: concurrency?.wait() ?? 0 }
       worker.work(() => {
         if (over) return
         end('well')
