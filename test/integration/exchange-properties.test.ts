@@ -385,6 +385,7 @@ function checkUpstream (world: World, upstream: Upstream, pool: ScriptedPool, ba
     if (room !== 0 && room !== Infinity) {
       for (let i = 0; i < room; i++) {
         same(`${backend.id} is full with ${i} of ${room}`, backend.concurrency?.full, false)
+        backend.concurrency?.begin()
         same(`${backend.id} has waiting`, backend.concurrency?.wait(), i + 1)
       }
       same(`${backend.id} is full`, backend.concurrency?.full, true)
