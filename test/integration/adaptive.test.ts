@@ -160,3 +160,23 @@ t.test('clients that leave give back what they took of the limit', async t => {
   t.equal((await wire.response()).status, 200)
   t.equal(gateway.app.proxy.getBackend('a').limit, 2)
 })
+
+t.test('uploads use up nothing of it, and the time they take is not their answer\'s', async t => {
+  const { gateway, clock, held, ask, limit, wave } = await stage(t, { initial: 4, min: 2, max: 100 })
+  for (let i = 0; i < 3; i++) await wave(50)
+  const before = limit()
+  const uploads = await Promise.all(Array.from({ length: limit() + 2 }, async () => (await gateway.connect()).send('POST /upload HTTP/1.1\r\nHost: g\r\nContent-Length: 4\r\n\r\nbo')))
+  const { proxy } = gateway.app
+  await until(() => proxy.getBackend('a').inFlight === uploads.length)
+  const wire = await ask('/beside')
+  await until(() => held.a.some(({ path }) => path === '/beside'))
+  clock.advance(20_000)
+  for (const upload of uploads) upload.send('dy')
+  await until(() => held.a.length === uploads.length + 1)
+  for (const { path, connection } of held.a) if (path !== '/beside') connection.send(ok())
+  for (const upload of uploads) t.equal((await upload.response()).status, 200)
+  clock.advance(1_000)
+  for (const { path, connection } of held.a.splice(0)) if (path === '/beside') connection.send(ok())
+  await wire.response()
+  t.ok(limit() >= before - 1, `${before}, then ${limit()}`)
+})

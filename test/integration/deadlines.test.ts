@@ -438,3 +438,49 @@ t.test('forwardHttp rejects when the time is over', async t => {
   await t.rejects(answer, { code: 'FST_ROCKSTAR_TIMEOUT' })
   await noneUnderWay(t, gateway)
 })
+
+t.test('no backend is to blame for what a client\'s own deadline has cut short', async t => {
+  const { clock, gateway, proxy, requests, send } = await start(t, { fates: { a: [HANGS] }, options: { deadlineHeader: HEADER, breaker: true, outlier: true, timeout: { request: 5_000 } }, setup: TRUSTED })
+  for (let i = 1; i <= 8; i++) {
+    const client = await send(`${HEADER}: 20`)
+    await until(() => requests() === i)
+    clock.advance(20 + PACE)
+    t.equal(codeOf(await client.response()), 'FST_ROCKSTAR_TIMEOUT')
+  }
+  await noneUnderWay(t, gateway)
+  t.match(proxy.getBackend('a').toJSON(), { circuitState: 'closed', ejected: false })
+})
+
+t.test('a backend that had all of timeout.request is to blame', async t => {
+  const { clock, gateway, proxy, requests, send } = await start(t, { fates: { a: [HANGS] }, options: { breaker: true, timeout: { request: 5_000 } } })
+  for (let i = 1; i <= 5; i++) {
+    const client = await send()
+    await until(() => requests() === i)
+    clock.advance(5_000 + PACE)
+    t.equal(codeOf(await client.response()), 'FST_ROCKSTAR_TIMEOUT')
+  }
+  await noneUnderWay(t, gateway)
+  t.equal(proxy.getBackend('a').circuitState, 'open')
+})
+
+t.test('nor is one for what an attempt before it has left of the time', async t => {
+  const { clock, proxy, requests, send } = await start(t, {
+    fates: { a: [HANGS], b: [HANGS] }, retry: { perTryTimeout: 3_000 }, options: { breaker: { threshold: 1 }, timeout: { request: 4_000 } }
+  })
+  const client = await send()
+  await until(() => requests() === 1)
+  clock.advance(3_000)
+  await until(() => requests() === 2)
+  clock.advance(1_000 + PACE)
+  t.equal(codeOf(await client.response()), 'FST_ROCKSTAR_TIMEOUT')
+  t.strictSame(['a', 'b'].map(id => proxy.getBackend(id).circuitState), ['open', 'closed'])
+})
+
+t.test('without a deadline no client is kept waiting for an hour because a backend has said so', async t => {
+  const { gateway, requests, send } = await start(t, { fates: { a: [ok('', 'Retry-After: 61\r\n', '503 Sorry')] }, retry: true, options: { timeout: { request: 0 } } })
+  const response = await (await send()).response()
+  t.equal(response.status, 503)
+  t.strictSame(response.values('retry-after'), ['61'])
+  t.equal(requests(), 1)
+  await noneUnderWay(t, gateway)
+})

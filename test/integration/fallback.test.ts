@@ -1,4 +1,6 @@
+import type { FastifyInstance } from 'fastify'
 import { connect as connectHttp2 } from 'node:http2'
+import { Readable } from 'node:stream'
 import t, { type Test } from 'tap'
 import type { FallbackOption, ForwardOptions, RockstarProxyOptions } from '../../types/index.ts'
 import { startGateway, type GatewaySetup } from '../helpers/app.ts'
@@ -472,4 +474,42 @@ t.test('forward() without a reply, and forwardHttp(), reject', async t => {
   t.equal((await inject('/own')).json().code, 'FST_ROCKSTAR_RESET')
   await t.rejects(proxy.forwardHttp(new Request('http://g/cut')), { code: 'FST_ROCKSTAR_RESET' })
   t.equal(proxy.getMetrics().fallbacksServed, 0)
+})
+
+t.test('hooks that take their time see one answer, whoever gives it', async t => {
+  const slow = (app: FastifyInstance) => {
+    app.addHook('onSend', async (_request, _reply, payload) => {
+      await new Promise(resolve => setImmediate(resolve))
+      return payload
+    })
+  }
+  const givers: Record<string, RockstarProxyOptions> = {
+    'an answer that stands ready': { fallback: { statusCode: 200, body: 'sorry' } },
+    'a function that sends': { fallback: (_request, reply) => { reply.code(200).send('sorry') } },
+    'a function that returns the reply': { fallback: (_request, reply) => reply.code(200).send('sorry') },
+    'an async function that sends': { fallback: async (_request, reply) => { reply.code(200).send('sorry') } },
+    'an async function that returns the answer': { fallback: async (_request, reply) => { reply.code(200); return 'sorry' } },
+    'onError before a fallback': { fallback: { body: 'late' }, routes: [{ prefix: '/', onError: (_request, reply) => { reply.code(200).send('sorry') } }] },
+    'onError before a function': { fallback: (_request, reply) => { reply.send('late') }, routes: [{ prefix: '/', onError: async (_request, reply) => { reply.code(200).send('sorry') } }] }
+  }
+  for (const [name, options] of Object.entries(givers)) {
+    const { gateway } = await start(t, options, { before: slow })
+    const client = await gateway.connect()
+    for (let i = 0, at = 0; i < 2; i++) {
+      client.send('GET /cut HTTP/1.1\r\nHost: g\r\n\r\n')
+      const response = await client.response(at)
+      at += response.length
+      t.match(response, { status: 200, body: 'sorry' }, name)
+    }
+    t.notOk(gateway.log.some(({ level }) => level >= 50), `${name}: nothing went wrong`)
+  }
+})
+
+t.test('another upstream gets the body that a hook has put in its place', async t => {
+  const { inject, other } = await start(t, { fallback: { upstream: 'other' }, backends: [] }, {
+    before: app => { app.addHook('preParsing', async () => Readable.from([Buffer.from('in its place')])) }
+  })
+  const response = await inject({ method: 'POST', url: '/', payload: 'as it came', headers: { 'content-type': 'application/octet-stream' } })
+  t.equal(response.statusCode, 200)
+  t.strictSame(other.requests.map(({ body }) => body), ['in its place'])
 })

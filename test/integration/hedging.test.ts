@@ -540,3 +540,26 @@ t.test('a backend that keeps its clients is not hedged to another where they mus
   first.wire.send(ok('kept'))
   await oneAnswer(t, client, 200, 'kept')
 })
+
+t.test('a try of a circuit that is half open is judged by its own answer', async t => {
+  const { clock, held, proxy, ask, hedges } = await start(t, { breaker: { timeout: 1_000, jitter: 0 } })
+  const { circuit } = proxy.getBackend('a') as unknown as { circuit: { openFor (wait: number): void } }
+  circuit.openFor(1_000)
+  clock.advance(1_000)
+  const seen: string[] = []
+  for (let i = 0; i < 2; i++) {
+    const { client, first } = await ask()
+    seen.push(first.id)
+    clock.advance(50)
+    if (first.id === 'a') {
+      await turns()
+      t.equal(hedges(), 0, 'the try alone')
+      clock.advance(1_000)
+    } else await until(() => held.length > 1)
+    held.at(-1)?.wire.send(ok('late'))
+    t.equal((await client.response()).status, 200)
+    if (first.id === 'a') break
+    held.length = 0
+  }
+  t.ok(seen.includes('a'), seen.join())
+})

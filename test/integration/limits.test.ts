@@ -697,3 +697,70 @@ t.test('a client that pipelines does not block itself', async t => {
   await once(wire.socket, 'close')
   await empty(t, at)
 })
+
+t.test('a request that waits for room to be tried again waits anew, and if in vain its own failure is told', async t => {
+  const at = await stage(t, 1, { maxPerBackend: 1, queue: { timeout: 1_000 } }, { retry: { backoff: { base: 800, max: 800 } } })
+  const [a] = at.holders
+  const taken = await at.ask('/0')
+  await until(() => a.held.length === 1)
+  const first = await at.ask('/1')
+  await until(() => at.queued() === 1)
+  at.clock.advance(900)
+  a.answer()
+  await taken.response
+  await until(() => a.held.length === 1)
+  a.answer(undefined, ok('its own', '', '502 Sorry'))
+  await until(() => at.gateway.log.some(({ msg }) => msg === 'attempt failed'))
+  const second = await at.ask('/2')
+  await until(() => a.held.length === 1)
+  at.clock.advance(400)
+  await until(() => at.queued() === 1)
+  at.clock.advance(999)
+  await settled()
+  t.equal(at.queued(), 1, 'what it has waited before does not count')
+  at.clock.advance(251)
+  const response = await first.response
+  t.equal(response.status, 503)
+  t.equal(JSON.parse(response.body).code, OVERLOADED)
+  a.answer()
+  t.equal((await second.response).status, 200)
+  await empty(t, at)
+})
+
+t.test('of a request that waits in vain to be tried again its attempt\'s failure is told', async t => {
+  const at = await stage(t, 1, { maxPerBackend: 1, queue: { timeout: 1_000 } }, { retry: { backoff: { base: 800, max: 800 } } })
+  const [a] = at.holders
+  const first = await at.ask('/1')
+  await until(() => a.held.length === 1)
+  const { connection } = a.held.splice(0)[0]
+  connection.socket.end('HTTP/1.1 2')
+  await until(() => at.gateway.log.some(({ msg }) => msg === 'attempt failed'))
+  const second = await at.ask('/2')
+  await until(() => a.held.length === 1)
+  at.clock.advance(400)
+  await until(() => at.queued() === 1)
+  at.clock.advance(1_250)
+  const response = await first.response
+  t.equal(response.status, 502)
+  t.equal(JSON.parse(response.body).code, 'FST_ROCKSTAR_RESET')
+  a.answer()
+  t.equal((await second.response).status, 200)
+  await empty(t, at)
+})
+
+t.test('an async balancer that has nobody once there is room ends the wait', async t => {
+  let none = false
+  const balancer = { type: 'slow', select: async (available: readonly Backend[]) => none ? undefined : available[0] }
+  const at = await stage(t, 1, { maxPerBackend: 1 }, { balancer })
+  const [a] = at.holders
+  const first = await at.ask('/1')
+  await until(() => a.held.length === 1)
+  const [second] = await line(at, ['/2'])
+  none = true
+  a.answer()
+  t.equal((await first.response).status, 200)
+  const response = await second.response
+  t.equal(response.status, 503)
+  t.equal(JSON.parse(response.body).code, 'FST_ROCKSTAR_NO_BACKEND')
+  await empty(t, at)
+})

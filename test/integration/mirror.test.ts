@@ -6,7 +6,7 @@ import { seeded } from '../helpers/random.ts'
 import { ok, rawBackend, until, type Message, type Wire } from '../helpers/wire.ts'
 
 /** A test that hangs fails by itself, and lets the others run. */
-const LIMIT = 5_000
+const LIMIT = 15_000
 
 type Answer = (request: Message, wire: Wire) => string | Buffer | void
 

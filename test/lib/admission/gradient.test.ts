@@ -176,3 +176,27 @@ t.test('a backend that takes its time whatever the limit gets all there is', asy
   t.ok(overload.limit > 100, `${overload.limit}`)
   t.ok(good > 0.97 * sent, `${good} of ${sent}`)
 })
+
+t.test('a trial leaves the limit as it was where answers come no sooner, and later trials come less often', async t => {
+  const probe = new Probe({ max: 40, initial: 40 })
+  const trials: number[] = []
+  for (let step = 0, before = 40; step < 60; step++) {
+    const { limit } = probe.steps(1, 100)
+    if (limit < before) trials.push(step)
+    before = limit
+  }
+  t.equal(trials.length, 2)
+  t.ok(trials[0] < 10 && trials[1] - trials[0] >= 30, trials.join())
+  t.equal(probe.limit, 40)
+})
+
+t.test('answers that say it was too much lower the limit during a trial too, and that which is gone back to', async t => {
+  const probe = new Probe({ max: 40, initial: 40 })
+  while (probe.limit === 40) probe.steps(1, 100)
+  t.equal(probe.limit, 20)
+  probe.gradient.drop(20, probe.now)
+  probe.steps(1, 100)
+  t.equal(probe.limit, 18)
+  probe.steps(1, 100)
+  t.equal(probe.limit, 36)
+})
