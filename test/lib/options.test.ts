@@ -632,7 +632,7 @@ t.test('what is not given is as the defaults say, and what is undefined counts a
     t.equal(state.balancer.type, 'round-robin')
     t.match(state.selector, { affinity: null, panicThreshold: 0.5, zone: undefined })
     t.match(state.breaker, { type: 'circuit-breaker', options: { timeout: 30_000, maxTimeout: 300_000, jitter: 0.1, halfOpenRequests: 1, successThreshold: 1 } })
-    t.match(state, { minHealthy: 0, readyTimeout: 5_000 })
+    t.equal(state.minHealthy, 0)
     t.ok(state.outlier)
   }
   const [given] = new ProxyManager({ backends: [URL_1] }).listBackends()
