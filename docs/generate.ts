@@ -7,8 +7,8 @@ import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import {
-  AdaptiveOptionsSchema, AffinityOptionsSchema, BackendChangesSchema, BackoffOptionsSchema, BackendOptionsSchema, BALANCER_SCHEMAS, BreakerOptionsSchema, ConsecutiveRuleSchema, FailurePercentageOptionsSchema, FailureRateRuleSchema, FallbackResponseSchema, FallbackUpstreamSchema, ForwardedSchema, ForwardOptionsSchema, HealthCheckOverridesSchema, HealthOptionsSchema, HedgeOptionsSchema, LimitsOptionsSchema, MirrorOptionsSchema, OutlierOptionsSchema, PoolOptionsSchema, QueueOptionsSchema,
-  RetryBudgetOptionsSchema, RetryOptionsSchema, RetryOverridesSchema, RockstarProxyOptionsSchema, RouteOptionsSchema, SlowRateRuleSchema, SlowStartOptionsSchema, SplitPartSchema, SuccessRateOptionsSchema, TimeoutOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
+  AdaptiveOptionsSchema, AffinityOptionsSchema, BackendChangesSchema, BackoffOptionsSchema, BackendOptionsSchema, BALANCER_SCHEMAS, BreakerOptionsSchema, ConsecutiveRuleSchema, DiscoveryOptionsSchema, DnsOptionsSchema, FailurePercentageOptionsSchema, FailureRateRuleSchema, FallbackResponseSchema, FallbackUpstreamSchema, ForwardedSchema, ForwardOptionsSchema, HealthCheckOverridesSchema, HealthOptionsSchema, HedgeOptionsSchema, LimitsOptionsSchema, MirrorOptionsSchema, OutlierOptionsSchema, PoolOptionsSchema, QueueOptionsSchema,
+  RetryBudgetOptionsSchema, RetryOptionsSchema, RetryOverridesSchema, RockstarProxyOptionsSchema, RouteOptionsSchema, SlowRateRuleSchema, SlowStartOptionsSchema, SplitPartSchema, SuccessRateOptionsSchema, TimeoutOptionsSchema, TlsOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
 } from '../types/index.ts'
 
 const forwarded = ForwardedSchema.anyOf.find(variant => KindGuard.IsObject(variant)) as TObject
@@ -21,7 +21,8 @@ const sections: TObject[] = [
   HealthOptionsSchema, HealthCheckOverridesSchema, OutlierOptionsSchema, SuccessRateOptionsSchema, FailurePercentageOptionsSchema,
   RetryOptionsSchema, BackoffOptionsSchema, RetryBudgetOptionsSchema, RetryOverridesSchema, HedgeOptionsSchema, LimitsOptionsSchema, QueueOptionsSchema, AdaptiveOptionsSchema,
   FallbackResponseSchema, FallbackUpstreamSchema, MirrorOptionsSchema, TimeoutOptionsSchema,
-  PoolOptionsSchema, forwarded, RouteOptionsSchema, SplitPartSchema, ForwardOptionsSchema
+  DnsOptionsSchema, DiscoveryOptionsSchema,
+  PoolOptionsSchema, TlsOptionsSchema, forwarded, RouteOptionsSchema, SplitPartSchema, ForwardOptionsSchema
 ]
 const titles = new Set(sections.map(titleOf))
 

@@ -1,13 +1,13 @@
-import { isIP } from 'node:net'
+import type { LookupFunction } from 'node:net'
 import { BackendInputSchema, BackendChangesSchema } from '../types/index.ts'
 import type * as contracts from '../types/index.ts'
 import type { Concurrency } from './admission/index.ts'
+import { addressOf } from './backend-address.ts'
 import { alwaysClosed } from './breaker/none.ts'
-import { proxyError } from './errors.ts'
 import type { HealthState, OutlierRecord } from './health/index.ts'
 import { Counters } from './metrics/index.ts'
 import type { Observed } from './weights/index.ts'
-import { resolveOptions, withoutPassword } from './options.ts'
+import { resolveOptions } from './options.ts'
 
 /** Part of a weight below which a change of it is not worth building anything anew. */
 const NOTICEABLE = 0.005
@@ -23,6 +23,16 @@ export class Backend implements contracts.Backend {
   readonly servername: string | null
   /** What `Host` says when the client's is not preserved. */
   readonly host: string
+  /** Path of the Unix socket that it listens on; `undefined` for TCP. */
+  readonly socketPath: string | undefined
+  /** Where connections go instead of to the host of the URL. */
+  readonly address: string | undefined
+  /** Resolves the host of the URL; `undefined` where Node does. Set by its upstream. */
+  lookup: LookupFunction | undefined = undefined
+  /** Hears where a connection could not be made: names may lead elsewhere by now. */
+  connectFailed: ((address?: string) => void) | undefined = undefined
+  /** Whether it is asked by HTTP/2; until an upstream lists it, `undefined` where its own options do not say. */
+  http2: boolean | 'auto' | undefined
   weight: number
   /** What load balancers go by: the weight times the factors below. */
   effectiveWeight: number
@@ -64,17 +74,21 @@ export class Backend implements contracts.Backend {
   onIdle: (() => void) | null = null
   #wasAvailable = true
   readonly #url: string
+  readonly #tls: contracts.TlsOptions | undefined
 
-  /** Throws `INVALID_OPTIONS`. */
-  constructor (input: contracts.BackendInput, now: number, path = 'backend') {
+  /** Throws `INVALID_OPTIONS`. @param found what discovery says of it beside its options */
+  constructor (input: contracts.BackendInput, now: number, path = 'backend', found?: { id: string, address: string | undefined }) {
     const options = resolveOptions<contracts.BackendInput>(BackendInputSchema, input, path)
     const given = typeof options === 'string' ? { url: options } as contracts.BackendOptions : options
-    const url = parseUrl(given.url, typeof options === 'string' ? path : `${path}.url`)
-    this.id = given.id ?? url.host
-    this.origin = url.origin
-    this.host = url.host
-    this.servername = url.protocol === 'https:' ? url.hostname.replace(/^\[|\]$/g, '') : null
-    this.basePath = url.pathname.replace(/\/+$/, '')
+    const address = addressOf(given.url, typeof options === 'string' ? path : `${path}.url`)
+    this.id = found?.id ?? given.id ?? address.id
+    this.address = found?.address
+    this.origin = address.origin
+    this.host = address.host
+    this.servername = address.servername
+    this.basePath = address.basePath
+    this.socketPath = address.socketPath
+    this.http2 = given.http2
     this.weight = given.weight ?? 1
     this.effectiveWeight = this.weight
     this.priority = given.priority ?? (given.backup === true ? 1 : 0)
@@ -85,11 +99,17 @@ export class Backend implements contracts.Backend {
     this.updatedAt = this.createdAt
     this.healthSince = this.createdAt
     this.healthCheck = given.healthCheck === undefined ? undefined : { ...given.healthCheck }
-    this.#url = url.href
+    this.#url = address.href
+    this.#tls = given.tls === undefined ? undefined : Object.freeze({ ...given.tls })
   }
 
   get url (): URL {
     return new URL(this.#url)
+  }
+
+  /** How its connections are secured where that is otherwise than its pool says. Holds a key: for connecting only. */
+  get tls (): contracts.TlsOptions | undefined {
+    return this.#tls
   }
 
   get inFlight (): number {
@@ -176,6 +196,7 @@ export class Backend implements contracts.Backend {
     return {
       id: this.id,
       url: this.#url,
+      ...(this.address === undefined ? {} : { address: this.address }),
       weight: this.weight,
       effectiveWeight: this.effectiveWeight,
       priority: this.priority,
@@ -193,18 +214,6 @@ export class Backend implements contracts.Backend {
       ...(this.limit === Infinity ? {} : { limit: this.limit })
     }
   }
-}
-
-function parseUrl (input: string | URL, path: string): URL {
-  const refuse = (problem: string) => proxyError('INVALID_OPTIONS', undefined,
-    `${path} must be an http: or https: URL, and is '${withoutPassword(String(input))}'${problem}`)
-  const url = URL.canParse(String(input)) ? new URL(String(input)) : null
-  if (url === null) throw refuse('')
-  if (url.protocol !== 'http:' && url.protocol !== 'https:') throw refuse('')
-  if (url.username !== '' || url.password !== '') throw refuse(', which has credentials')
-  if (url.search !== '' || url.hash !== '') throw refuse(', which has a query or a fragment')
-  if (url.hostname === '' || (url.hostname.startsWith('[') && isIP(url.hostname.slice(1, -1)) !== 6)) throw refuse('')
-  return url
 }
 
 function frozenCopy (metadata: Record<string, unknown>): Readonly<Record<string, unknown>> {

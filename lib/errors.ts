@@ -11,6 +11,7 @@ export const errors = {
   DUPLICATE_UPSTREAM: createError('FST_ROCKSTAR_DUPLICATE_UPSTREAM', "An upstream named '%s' is already there", 409),
   UNKNOWN_UPSTREAM: createError('FST_ROCKSTAR_UNKNOWN_UPSTREAM', "No upstream is named '%s'", 500),
   BAD_REQUEST: createError('FST_ROCKSTAR_BAD_REQUEST', 'The request cannot be forwarded: %s', 400),
+  UPGRADE_REFUSED: createError('FST_ROCKSTAR_UPGRADE_REFUSED', 'The connection is not switched to another protocol', 403),
   METHOD_REFUSED: createError('FST_ROCKSTAR_METHOD_REFUSED', '%s is not forwarded', 405),
   UNSUPPORTED_CODING: createError('FST_ROCKSTAR_UNSUPPORTED_CODING', 'The request has a transfer coding other than chunked', 501),
   LOOP: createError('FST_ROCKSTAR_LOOP', 'The request has been here before (see the option `via`)', 508),
@@ -33,6 +34,11 @@ export const errors = {
 
 /** The part of an error's code after `FST_ROCKSTAR_`. */
 export type ErrorCode = keyof typeof errors
+
+/** The same, where the cause may be such an error already, which says more. */
+export function causedError (code: ErrorCode, cause?: unknown): Error {
+  return cause instanceof errors[code] ? cause : proxyError(code, cause)
+}
 
 /** Makes an error of the table, with its cause. */
 export function proxyError (code: ErrorCode, cause?: unknown, ...args: string[]): Error {

@@ -7,6 +7,7 @@ import type { Backend, ProxyEvent, ProxyEventName, ProxyEvents } from '../types/
 const lines: Record<ProxyEventName, { level: 'info' | 'warn', text: string }> = {
   'backend:added': { level: 'info', text: 'a backend was added' },
   'backend:draining': { level: 'info', text: 'a backend takes no new requests' },
+  'backend:drained': { level: 'info', text: 'a backend has nothing left to do' },
   'backend:removed': { level: 'info', text: 'a backend was removed' },
   'backend:healthy': { level: 'info', text: 'a backend passes its health checks' },
   'backend:unhealthy': { level: 'warn', text: 'a backend fails its health checks' },
@@ -15,6 +16,8 @@ const lines: Record<ProxyEventName, { level: 'info' | 'warn', text: string }> = 
   'circuit:open': { level: 'warn', text: 'a circuit is open' },
   'circuit:half-open': { level: 'info', text: 'a circuit is half-open' },
   'circuit:closed': { level: 'info', text: 'a circuit is closed' },
+  'discovery:failed': { level: 'warn', text: 'backends could not be found: those there are stay' },
+  'discovery:recovered': { level: 'info', text: 'backends are found again' },
   'panic:on': { level: 'warn', text: 'too few backends are available: all active ones are used' },
   'panic:off': { level: 'info', text: 'enough backends are available again' }
 }

@@ -6,6 +6,7 @@ import type { Backend } from './backend.ts'
 import { fastRandom } from './balancer/index.ts'
 import { systemClock } from './clock.ts'
 import { Deadlines } from './deadlines.ts'
+import { createDnsCache } from './dns/index.ts'
 import { proxyError } from './errors.ts'
 import { Events } from './events.ts'
 import { captureRequest, explainRequest, forwardHttp, ReplyClient, settingsOf, type Route, type Settings } from './forward/index.ts'
@@ -13,6 +14,8 @@ import { resolveOptions } from './options.ts'
 import { Upstream, type Shared } from './upstream.ts'
 
 const NO_OPTIONS: contracts.ForwardOptions = Object.freeze({})
+/** Milliseconds without a request after which clients' connections are idle enough to be closed. */
+const QUIET = 250
 
 /** What users do with an upstream: the seed's interface. */
 export class UpstreamManager implements contracts.Upstream {
@@ -40,6 +43,10 @@ export class UpstreamManager implements contracts.Upstream {
 
   async removeBackend (id: string, options?: contracts.RemoveBackendOptions): Promise<void> {
     await this.state.remove(id, options)
+  }
+
+  async drainBackend (id: string, options?: contracts.DrainBackendOptions): Promise<void> {
+    await this.state.drain(id, options)
   }
 
   getBackend (id: string): Backend {
@@ -96,8 +103,8 @@ export class UpstreamManager implements contracts.Upstream {
   }
 
   isReady (): boolean {
-    const { closed, available, minHealthy } = this.state
-    return !closed && available.length >= Math.max(1, minHealthy)
+    const { closed, leaving, available, minHealthy } = this.state
+    return !closed && !leaving && available.length >= Math.max(1, minHealthy)
   }
 
   on<Name extends contracts.ProxyEventName> (name: Name, listener: (event: contracts.ProxyEvents[Name][0]) => void): this {
@@ -123,6 +130,11 @@ export class UpstreamManager implements contracts.Upstream {
     return this.state.pool
   }
 
+  getDnsStats (): contracts.DnsStats | null {
+    const { dns } = this.state
+    return dns.enabled ? dns.stats() : null
+  }
+
   getMetrics (): contracts.UpstreamMetrics {
     return this.state.metrics()
   }
@@ -131,10 +143,10 @@ export class UpstreamManager implements contracts.Upstream {
     this.state.resetMetrics()
   }
 
-  /** Follows time: health checks, weights. Resolves when as many backends are healthy as must be. */
+  /** Follows time: health checks, weights, discovery. Resolves when backends have been found where they are looked for, and as many are healthy as must be. */
   async start (): Promise<void> {
     this.state.start()
-    await this.state.whenProven()
+    await Promise.all([this.state.whenProven(), this.state.discovery?.ready()])
   }
 
   /** Where listeners hear from. */
@@ -145,20 +157,23 @@ export class UpstreamManager implements contracts.Upstream {
   /** Takes no new request. */
   refuse (): void {
     this.state.closed = true
+    this.state.discovery?.stop()
   }
 
   /** Drains every backend, then closes what is left. */
   async retire (options?: contracts.RemoveBackendOptions): Promise<void> {
     this.refuse()
-    await Promise.all(this.state.list().map(backend => this.state.remove(backend.id, options)))
-    await this.shut()
+    try {
+      await this.state.removeAll(options)
+    } finally {
+      await this.shut()
+    }
   }
 
   /** Closes every connection at once. */
   async shut (): Promise<void> {
     this.state.stop()
-    const { pool } = this.state
-    await (pool.destroy?.() ?? pool.close())
+    await this.state.destroyPools()
   }
 
   protected async explainElsewhere (_choice: contracts.UpstreamChoice, _request: FastifyRequest, _options: contracts.ForwardOptions): Promise<contracts.Explanation> {
@@ -188,13 +203,18 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   /** Those that have been removed and are being drained. */
   readonly #retiring = new Set<UpstreamManager>()
   #started = false
+  #routesWebSocket = false
+  #onSwitching: (() => void) | null = null
 
   /** Throws `INVALID_OPTIONS`, naming the path of what is wrong. */
   constructor (given: contracts.RockstarProxyOptions) {
     const options = resolveOptions<contracts.RockstarProxyOptions>(RockstarProxyOptionsSchema, given, 'options')
     const clock = options.clock ?? systemClock
-    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random: options.random ?? fastRandom, events: new Events(), find: name => this.#upstreams.get(name)?.state }
-    super(new Upstream('default', options, shared, 'options'))
+    const random = options.random ?? fastRandom
+    const dns = createDnsCache(options.dns, { clock, random }, 'options.dns')
+    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random, dns, events: new Events(), find: name => this.#upstreams.get(name)?.state }
+    // Its names are those of the plugin.
+    super(new Upstream('default', { ...options, dns: undefined }, shared, 'options'))
     this.options = options
     this.#shared = shared
     this.#upstreams.set('default', this)
@@ -255,7 +275,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
 
   /** Whether every upstream that has backends has enough of them available. */
   override isReady (): boolean {
-    const used = this.listUpstreams().filter(({ state }) => state.list().length > 0)
+    const used = this.listUpstreams().filter(({ state }) => state.list().length > 0 || state.discovery !== null)
     return used.length > 0 && used.every(upstream => upstream === this ? super.isReady() : upstream.isReady())
   }
 
@@ -269,7 +289,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     this.#shared.events.log = log
   }
 
-  /** Refuses new requests, lets those under way finish for so long, and aborts the rest. */
+  /** Lets those under way finish for so long, and aborts the rest. New requests are Fastify's to refuse; those that it lets through are served. */
   drain (): Promise<void> {
     this.#closing ??= this.#drain(this.options.shutdownTimeout as number)
     return this.#closing
@@ -279,6 +299,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
   async close (): Promise<void> {
     await this.drain()
     this.#shared.deadlines.stop()
+    this.#shared.dns.close()
     await Promise.all([...this.#upstreams.values(), ...this.#retiring].map(upstream => upstream.shut()))
   }
 
@@ -315,6 +336,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     const upstream = new UpstreamManager(new Upstream(name, options, this.#shared, path))
     this.#upstreams.set(name, upstream)
     if (this.#started && this.#closing === null) upstream.state.start()
+    if (this.#onSwitching !== null) this.whenSwitching(this.#onSwitching)
     return upstream
   }
 
@@ -330,11 +352,48 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     }
   }
 
+  /** Whether requests have come since the app began to close, or since this was asked last. */
+  #haveServedLate (): boolean {
+    let late = false
+    for (const { state } of this.#upstreams.values()) {
+      late ||= state.servedLate
+      state.servedLate = false
+    }
+    return late
+  }
+
+  /** Some route lets connections be switched to WebSocket, whatever upstreams say. */
+  allowWebSocket (): void {
+    this.#routesWebSocket = true
+  }
+
+  /** Whether some upstream, or a route, lets connections be switched to a protocol, or to any. */
+  switches (protocol?: string): boolean {
+    if (this.#routesWebSocket && (protocol ?? 'websocket') === 'websocket') return true
+    return [...this.#upstreams.values()].some(({ state: { upgrades } }) => protocol === undefined ? upgrades.size > 0 : upgrades.has(protocol))
+  }
+
+  /** Calls back once connections may be switched at all: now, or when there is an upstream that lets them. */
+  whenSwitching (callback: () => void): void {
+    this.#onSwitching = this.switches() ? null : callback
+    if (this.#onSwitching === null) callback()
+  }
+
   async #drain (timeout: number): Promise<void> {
-    const { deadlines } = this.#shared
-    for (const upstream of this.#upstreams.values()) upstream.refuse()
+    const { clock, deadlines } = this.#shared
+    const until = clock.now() + timeout
+    for (const { state } of this.#upstreams.values()) {
+      state.leaving = true
+      state.tunnels.leave(timeout)
+    }
     for (const entry of deadlines.entries()) if (entry.expendable === true) entry.giveUp()
     if (timeout > 0) await deadlines.whenEmpty(timeout)
+    // Where Fastify lets requests through until the end (`return503OnClosing: false`), a client may just be sending its next.
+    while (this.#haveServedLate() && clock.now() < until) {
+      await new Promise<void>(resolve => { clock.setTimeout(resolve, Math.min(QUIET, until - clock.now())) })
+      await deadlines.whenEmpty(Math.max(0, until - clock.now()))
+    }
+    for (const upstream of this.#upstreams.values()) upstream.refuse()
     for (const entry of deadlines.entries()) entry.giveUp()
   }
 }

@@ -4,6 +4,8 @@ import type { AffinityOptions, MirrorOptions, SlowStartOptions, UpstreamOptions,
 import { proxyError } from './errors.ts'
 import { resolveOptions } from './options.ts'
 
+const WEBSOCKET = 'websocket'
+
 /** Which of the forwarded headers are written. */
 export interface ForwardedSwitches {
   xForwarded: boolean
@@ -45,4 +47,9 @@ export function slowStartOf (slowStart: UpstreamOptions['slowStart'], path: stri
 /** Copies as an option wants them, with nothing left out; `null` for none. Throws `INVALID_OPTIONS`. */
 export function mirrorOf (option: MirrorOptions | false | undefined, path = 'mirror'): Required<MirrorOptions> | null {
   return option === undefined || option === false ? null : resolveOptions<Required<MirrorOptions>>(MirrorOptionsSchema, option, path)
+}
+
+/** Protocols that connections may be switched to, with WebSocket or without. */
+export function withWebSocket (upgrades: ReadonlySet<string>, websocket: boolean): ReadonlySet<string> {
+  return new Set([...upgrades].filter(protocol => protocol !== WEBSOCKET).concat(websocket ? [WEBSOCKET] : []))
 }

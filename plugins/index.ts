@@ -8,6 +8,7 @@ import { errors } from '../lib/errors.ts'
 import { ALLOW, authorityOf } from '../lib/forward/index.ts'
 import { ConnectionPool as UndiciConnectionPool } from '../lib/pool/index.ts'
 import { ProxyManager } from '../lib/proxy-manager.ts'
+import { routeUpgrades } from '../lib/tunnel/index.ts'
 import type * as contracts from '../types/index.ts'
 import routes from './routes.ts'
 
@@ -22,6 +23,7 @@ const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = 
   app.decorate('proxy', proxy)
   app.addHook('onReady', async () => {
     prepareServer(app)
+    proxy.whenSwitching(() => routeUpgrades(app, protocol => proxy.switches(protocol)))
     await proxy.start()
   })
   app.addHook('preClose', () => proxy.drain())

@@ -20,6 +20,7 @@ const routesPlugin: FastifyPluginAsync<RouteOptions> = async (app, given) => {
   await app.register(passthrough)
   await app.register(async scope => {
     const { proxy } = scope as unknown as { proxy: ProxyManager }
+    if (options.websocket === true) proxy.allowWebSocket()
     const { ignoreDuplicateSlashes, useSemicolonDelimiter } = { ...scope.initialConfig, ...scope.initialConfig.routerOptions }
     const route = new Route(options, scope.prefix, {
       mergeSlashes: ignoreDuplicateSlashes === true,

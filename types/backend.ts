@@ -1,6 +1,7 @@
 import { Type, type Static } from '@sinclair/typebox'
 import type { CircuitState } from './circuit-breaker.ts'
 import { HealthCheckOverridesSchema } from './health.ts'
+import { TlsOptionsSchema } from './tls.ts'
 
 /** The highest weight a backend can have. */
 export const MAX_WEIGHT = 65535
@@ -9,8 +10,8 @@ const url = Type.Unsafe<string | URL>(Type.Union([
   Type.String({ minLength: 1 }),
   Type.Object({ href: Type.String(), protocol: Type.String(), host: Type.String() }, { title: 'URL' })
 ], {
-  description: 'Where the backend listens: `http://` or `https://`, a host, a port and a base path. No credentials, query or fragment.',
-  expected: 'an http: or https: URL, as a string or a URL object'
+  description: 'Where the backend listens: `http://` or `https://`, a host, a port and a base path; or `unix:/path.sock`, or `unix:/path.sock:/base`, for a Unix socket. No credentials, query or fragment.',
+  expected: 'an http:, https: or unix: URL, as a string or a URL object'
 }))
 
 const changeable = {
@@ -49,9 +50,14 @@ export const BackendOptionsSchema = Type.Object({
   id: Type.Optional(Type.String({
     minLength: 1,
     maxLength: 128,
-    description: 'Name of the backend, unique in its upstream. Default: the host and port of its URL.'
+    description: 'Name of the backend, unique in its upstream. Default: the host and port of its URL; all of it for a Unix socket.'
   })),
   url,
+  tls: Type.Optional(TlsOptionsSchema),
+  http2: Type.Optional(Type.Union([Type.Boolean(), Type.Literal('auto')], {
+    description: 'As the upstream\'s `http2`, for this backend alone.',
+    expected: 'a boolean or \'auto\''
+  })),
   ...changeable
 }, {
   additionalProperties: false,
@@ -85,6 +91,8 @@ export interface Backend {
   readonly id: string
   /** A copy of the address; changing it changes nothing. */
   readonly url: URL
+  /** Where its connections go, for one that `discovery: 'dns'` has found; else the host of its URL is resolved for each. */
+  readonly address: string | undefined
   /** Share of the traffic, 0 to 65535. */
   readonly weight: number
   /** The weight that load balancers go by, above 0 for one that is available and not always whole. Changes only before a `rebuild()`. */
@@ -103,7 +111,7 @@ export interface Backend {
   readonly circuitState: CircuitState
   /** Whether it is active, healthy, not ejected, not draining, has a weight, and its circuit is not open. */
   readonly available: boolean
-  /** Whether it has been removed or drained and only finishes what it has. */
+  /** Whether it is being removed or drained and only finishes what it has; `inFlight` tells how much is left. */
   readonly draining: boolean
   /** The application's own notes. */
   readonly metadata: Readonly<Record<string, unknown>>
@@ -123,6 +131,7 @@ export interface Backend {
 export interface BackendSnapshot {
   id: string
   url: string
+  address?: string
   weight: number
   /** What load balancers go by: the weight times the factors of slow start and of `weights`. */
   effectiveWeight: number
@@ -159,6 +168,18 @@ export const RemoveBackendOptionsSchema = Type.Object({
     expected: 'an object { timeout }, or false'
   }))
 }, { additionalProperties: false, title: 'RemoveBackendOptions' })
+
+/** How long `drainBackend()` waits. */
+export const DrainBackendOptionsSchema = Type.Object({
+  timeout: Type.Optional(Type.Number({
+    minimum: 0,
+    default: 30_000,
+    description: 'Milliseconds that what is in flight may take to finish before it is aborted. WebSockets are told to close (1001) in the first half of it.'
+  }))
+}, { additionalProperties: false, title: 'DrainBackendOptions' })
+
+/** How long `drainBackend()` waits. */
+export type DrainBackendOptions = Static<typeof DrainBackendOptionsSchema>
 
 /** How `removeBackend()` and `removeUpstream()` let go. */
 export type RemoveBackendOptions = Static<typeof RemoveBackendOptionsSchema>

@@ -1,6 +1,10 @@
 import { Type, type Static } from '@sinclair/typebox'
 import type { Dispatcher } from 'undici'
 import type { Backend } from './backend.ts'
+import { TlsOptionsSchema } from './tls.ts'
+
+/** Makes the connections to one backend, from then on the pool's own to close. */
+export type DispatcherFactory = (backend: Backend) => Dispatcher
 
 /** How connections to backends are made and kept. */
 export const PoolOptionsSchema = Type.Object({
@@ -19,6 +23,16 @@ export const PoolOptionsSchema = Type.Object({
     default: 90_000,
     description: 'Milliseconds an unused connection is kept. Never longer than the backend\'s own `Keep-Alive: timeout` less `keepAliveMargin`.'
   })),
+  maxRequestsPerConnection: Type.Optional(Type.Integer({
+    minimum: 0,
+    default: 0,
+    description: 'Requests after which a connection is closed and a new one takes its place, so that connections spread anew over what is behind an address. 0 sets no limit. HTTP/2 counts streams.'
+  })),
+  maxConcurrentStreams: Type.Optional(Type.Integer({
+    minimum: 1,
+    default: 100,
+    description: 'Requests on one HTTP/2 connection at a time, at the most. The backend may allow fewer.'
+  })),
   keepAliveMargin: Type.Optional(Type.Integer({
     minimum: 0,
     default: 1_000,
@@ -28,7 +42,33 @@ export const PoolOptionsSchema = Type.Object({
     minimum: 1_024,
     default: 16_384,
     description: 'Bytes of a response\'s header section at the most. A larger one is answered with 502.'
-  }))
+  })),
+  tls: Type.Optional(TlsOptionsSchema),
+  socketPath: Type.Optional(Type.String({
+    minLength: 1,
+    description: 'Path of a Unix socket to which all connections of the pool are made, whatever the host and port of the backends\' URLs; `@name` for one in Linux\' abstract namespace. For one backend there are `unix:` URLs.'
+  })),
+  localAddress: Type.Optional(Type.String({
+    minLength: 1,
+    description: 'IP address of this machine from which connections are made.',
+    expected: 'an IP address'
+  })),
+  family: Type.Optional(Type.Union([Type.Literal(4), Type.Literal(6)], {
+    description: 'Connect by IPv4 or by IPv6 only. Default: by both, or as `localAddress` says.',
+    expected: '4 or 6'
+  })),
+  autoSelectFamily: Type.Optional(Type.Boolean({
+    default: true,
+    description: 'Try the addresses of a name one after the other, IPv6 and IPv4 in turn, a quarter of a second apart, and take the first that answers (RFC 8305).'
+  })),
+  dispatcher: Type.Optional(Type.Unsafe<Dispatcher | DispatcherFactory>(Type.Union([
+    Type.Object({ dispatch: Type.Function([], Type.Unknown()) }, { title: 'Dispatcher' }),
+    Type.Function([], Type.Unknown())
+  ], {
+    description: 'What serves as the connections instead: an undici `Dispatcher` for all backends, which stays the application\'s to close, or a function that makes one for each backend, which the pool closes. It connects by its own options: of the pool\'s own none may stand beside it.',
+    expected: 'a Dispatcher with dispatch(), or a function that makes one for a backend',
+    signature: 'Dispatcher | ((backend: Backend) => Dispatcher)'
+  })))
 }, {
   additionalProperties: false,
   title: 'PoolOptions',
@@ -37,6 +77,16 @@ export const PoolOptionsSchema = Type.Object({
 
 /** How connections to backends are made and kept. */
 export type PoolOptions = Static<typeof PoolOptionsSchema>
+
+/** The same with the defaults filled in. */
+export type PoolSettings = PoolOptions & Required<Omit<PoolOptions, 'tls' | 'socketPath' | 'localAddress' | 'family' | 'dispatcher'>>
+
+/** Whether backends are asked by HTTP/2. */
+export const Http2Schema = Type.Union([Type.Boolean(), Type.Literal('auto')], {
+  default: false,
+  description: 'Ask the backends by HTTP/2. `true`: always; those with `https:` URLs must agree to it by ALPN, those with `http:` URLs are taken to know it. `\'auto\'`: those with `https:` URLs that agree to it, and HTTP/1.1 otherwise. WebSocket and other upgrades go over HTTP/1.1 all the same. gRPC wants `true`.',
+  expected: 'a boolean or \'auto\''
+})
 
 /** What a pool tells of itself, for one backend or in sum. */
 export interface BackendPoolStats {
@@ -70,6 +120,8 @@ export interface PoolStats extends BackendPoolStats {
 export interface ConnectionPool {
   /** The connections of a backend, made when first asked for. Called for every attempt: must be fast. */
   dispatcherFor (backend: Backend): Dispatcher
+  /** Called when a backend is listed: makes ready what its connections need. Throws where they cannot be made as the backend's options say. */
+  prepare? (backend: Backend): void
   /** Lets go of a removed backend's connections; resolves when they are closed. */
   release? (backend: Backend): Promise<void>
   /** Numbers for status and metrics. */

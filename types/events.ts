@@ -1,5 +1,6 @@
 import type { Backend } from './backend.ts'
 import type { CircuitState } from './circuit-breaker.ts'
+import type { DiscoveryEvent } from './discovery.ts'
 
 /** What every event tells. */
 export interface ProxyEvent {
@@ -38,6 +39,7 @@ export interface PanicEvent extends ProxyEvent {
 export interface ProxyEvents {
   'backend:added': [BackendEvent]
   'backend:draining': [BackendEvent]
+  'backend:drained': [BackendEvent]
   'backend:removed': [BackendEvent]
   'backend:healthy': [HealthEvent]
   'backend:unhealthy': [HealthEvent]
@@ -46,6 +48,8 @@ export interface ProxyEvents {
   'circuit:open': [CircuitEvent]
   'circuit:half-open': [CircuitEvent]
   'circuit:closed': [CircuitEvent]
+  'discovery:failed': [DiscoveryEvent]
+  'discovery:recovered': [DiscoveryEvent]
   'panic:on': [PanicEvent]
   'panic:off': [PanicEvent]
 }

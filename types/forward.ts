@@ -20,6 +20,7 @@ const timeouts = {
   connect: milliseconds(10_000, 'Milliseconds an attempt waits for a connection to its backend: a free one, or a new one.'),
   headers: milliseconds(30_000, 'Milliseconds an attempt waits for the response\'s head once the request is sent.'),
   idle: milliseconds(60_000, 'Milliseconds without a byte, up or down, after which a body is given up.'),
+  tunnel: milliseconds(3_600_000, 'Milliseconds without a byte either way after which a connection that was switched to another protocol, WebSocket for one, is closed.'),
   request: milliseconds(30_000, 'Milliseconds until the response begins, all attempts, queues and waits included. The time in which the client sends a body does not count.')
 }
 
@@ -51,6 +52,22 @@ export type RewriteHeaders = (headers: HeaderRecord, request: FastifyRequest) =>
 export type OnResponse = (request: FastifyRequest, reply: FastifyReply, response: ProxyResponse) => void
 /** Hears of a failure before anything went to the client, and may answer it with `reply.send()`. */
 export type OnError = (request: FastifyRequest, reply: FastifyReply, error: Error) => void
+/** Asked before a backend is: `false`, or what it throws, refuses the tunnel. */
+export type OnUpgrade = (request: FastifyRequest) => boolean | void | Promise<boolean | void>
+/** Hears of the end of a tunnel. */
+export type OnTunnelClose = (request: FastifyRequest, tunnel: ClosedTunnel) => void
+/** What has become of a tunnel. */
+export interface ClosedTunnel {
+  /** What the connection was switched to, in lower case. */
+  protocol: string
+  backend: Backend
+  /** Bytes that the client has sent through it. */
+  bytesReceived: number
+  /** Bytes that the backend has sent through it. */
+  bytesSent: number
+  /** Milliseconds that it was open. */
+  duration: number
+}
 /** The name of an upstream, or a function that finds it. */
 export type UpstreamChoice = string | ((request: FastifyRequest) => string | Promise<string>)
 
@@ -86,6 +103,11 @@ export const perRequest = {
   rewriteRequestHeaders: optionalFunction<RewriteRequestHeaders>('Changes the request\'s headers before they are sent. CR, LF or NUL in a value is refused.', '(request, headers) => headers'),
   rewriteHeaders: optionalFunction<RewriteHeaders>('Changes the response\'s headers before they are sent. CR, LF or NUL in a value is refused.', '(headers, request) => headers'),
   onResponse: optionalFunction<OnResponse>('Hears of the response\'s head before anything is sent. Taking `response.body` takes over the answer.', '(request, reply, response) => void'),
+  websocket: Type.Optional(Type.Boolean({
+    description: 'Whether a client may have its connection switched to another protocol, otherwise than the upstream says. `false`: such a request is forwarded as an ordinary one.'
+  })),
+  onUpgrade: optionalFunction<OnUpgrade>('Asked before a backend is whether a connection may be switched to another protocol. `false` answers 403; what it throws is answered as with a handler. May be async.', '(request) => boolean | void'),
+  onTunnelClose: optionalFunction<OnTunnelClose>('Hears of the end of a connection that was switched to another protocol: who, how long, how many bytes.', '(request, tunnel) => void'),
   onError: optionalFunction<OnError>('Hears of a failure while the client can still be answered, and may answer with `reply.send()`.', '(request, reply, error) => void')
 }
 

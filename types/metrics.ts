@@ -56,6 +56,18 @@ export interface StageTimeouts {
   request: number
 }
 
+/** Connections that were switched to another protocol, WebSocket for one. */
+export interface TunnelMetrics {
+  /** Open now. */
+  open: number
+  /** Opened since the start. */
+  total: number
+  /** Bytes that clients have sent through them. */
+  bytesReceived: number
+  /** Bytes that backends have sent through them. */
+  bytesSent: number
+}
+
 /** Counts of one upstream. Source: the seed's `ProxyMetrics`. */
 export interface UpstreamMetrics extends BackendMetrics {
   /** Attempts made again after a failure. */
@@ -80,6 +92,8 @@ export interface UpstreamMetrics extends BackendMetrics {
   mirroredRequests: number
   /** Copies not sent, as the body was too large or too many were under way. */
   mirrorsSkipped: number
+  /** Connections that were switched to another protocol. */
+  tunnels: TunnelMetrics
   /** The same by backend id, of those listed now. */
   backends: Record<string, BackendDistribution>
   /** Whether too few backends are available, so that all active ones are used. */

@@ -3,7 +3,9 @@ import { AffinitySchema } from './affinity.ts'
 import { BackendInputSchema } from './backend.ts'
 import { BreakerSchema } from './circuit-breaker.ts'
 import type { Clock } from './clock.ts'
-import { PoolSchema } from './connection-pool.ts'
+import { Http2Schema, PoolSchema } from './connection-pool.ts'
+import { DiscoverySchema } from './discovery.ts'
+import { DnsSchema } from './dns.ts'
 import { FallbackSchema } from './fallback.ts'
 import { TimeoutOptionsSchema } from './forward.ts'
 import { HealthSchema } from './health.ts'
@@ -57,12 +59,23 @@ const perUpstream = {
   fallback: Type.Optional(FallbackSchema),
   mirror: Type.Optional(MirrorSchema),
   timeout: Type.Optional(TimeoutOptionsSchema),
+  websocket: Type.Optional(Type.Boolean({
+    default: true,
+    description: 'Let clients switch their connections to WebSocket where a backend agrees. `false` forwards such requests as ordinary ones.'
+  })),
+  upgrades: Type.Optional(Type.Array(Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+(/[!#$%&\'*+.^_`|~0-9A-Za-z-]+)?$' }), {
+    default: [],
+    description: 'Other protocols that connections may be switched to: tokens of the `Upgrade` header (RFC 9110, 7.8). Nothing is known of them: bytes pass as they are. Never list `h2c`: requests inside would pass unseen.'
+  })),
   deadlineHeader: Type.Optional(Type.Union([Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$' }), Type.Literal(false)], {
     default: false,
     description: 'Name of a header that tells each backend how many milliseconds are left for its answer. What a client says in it holds, where it is sooner, if Fastify\'s `trustProxy` trusts the peer, and is removed otherwise. `grpc-timeout` is written and read as gRPC has it (`250m`).',
     expected: 'the name of a header or false'
   })),
   pool: Type.Optional(PoolSchema),
+  http2: Type.Optional(Http2Schema),
+  dns: Type.Optional(DnsSchema),
+  discovery: Type.Optional(DiscoverySchema),
   preserveHost: Type.Optional(Type.Boolean({
     default: false,
     description: 'Send the client\'s `Host` to the backend instead of the backend\'s own.'

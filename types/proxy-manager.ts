@@ -1,7 +1,8 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import type { Backend, BackendChanges, BackendInput, RemoveBackendOptions } from './backend.ts'
+import type { Backend, BackendChanges, BackendInput, DrainBackendOptions, RemoveBackendOptions } from './backend.ts'
 import type { BreakerInput, CircuitBreaker } from './circuit-breaker.ts'
 import type { ConnectionPool, PoolInput } from './connection-pool.ts'
+import type { DnsStats } from './dns.ts'
 import type { ProxyEventName, ProxyEvents } from './events.ts'
 import type { Explanation } from './explanation.ts'
 import type { ForwardHttpOptions, ForwardOptions, ProxyResponse } from './forward.ts'
@@ -21,6 +22,11 @@ export interface Upstream {
   updateBackend (id: string, changes: BackendChanges): Backend
   /** Takes a backend out: no new request at once, those in flight finish, then its connections close. Rejects with `UNKNOWN_BACKEND`. */
   removeBackend (id: string, options?: RemoveBackendOptions): Promise<void>
+  /**
+   * Has a backend finish what it has and take nothing new; resolves when it has, or its time is up. It stays listed, with `isActive: false`;
+   * `updateBackend(id, { isActive: true })` brings it back, also before it is done. Rejects with `UNKNOWN_BACKEND`.
+   */
+  drainBackend (id: string, options?: DrainBackendOptions): Promise<void>
   /** The backend of that id. Throws `UNKNOWN_BACKEND`. */
   getBackend (id: string): Backend
   /** All backends in the order they were added, those being drained included. */
@@ -49,6 +55,8 @@ export interface Upstream {
   /** Replaces the connection pool, from the next request on; the old one closes when its requests have finished. Throws `INVALID_OPTIONS`. */
   setConnectionPool (pool: PoolInput): void
   getConnectionPool (): ConnectionPool
+  /** What is known of the names of backends, and how often they were asked for; `null` with `dns: false`. Named upstreams share it unless they have a `dns` of their own. */
+  getDnsStats (): DnsStats | null
 
   /** Replaces the circuit breaker at once; circuits that are open stay so. Throws `INVALID_OPTIONS`. */
   setCircuitBreaker (breaker: BreakerInput): void

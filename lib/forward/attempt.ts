@@ -1,8 +1,9 @@
+import type { Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import type { AttemptReport, AttemptResult, Circuit, Culprit, LoadBalancer, Outcome, Stage, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import { reasonPhrase, type BackendConnections, type Connection, type PooledHandler } from '../pool/index.ts'
+import { reasonPhrase, UnprocessedError, type BackendConnections, type Connection, type PooledHandler, type StreamHandler, type TrailerSource } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { latin1 } from './latin1.ts'
 import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
@@ -15,12 +16,18 @@ export interface Outgoing {
   path: string
   method: string
   headers: string[]
+  /** Whether it asks for `*`: over HTTP/1.1 its head is rewritten, over HTTP/2 it is a path. */
+  asterisk: boolean
   body: Buffer | Readable | null
+  /** What follows a body that is still coming; over HTTP/1.1 undici cannot send it. */
+  trailers: TrailerSource
   /** The TLS name; undici would take it from `Host`. */
   servername: string | null
   fresh: boolean
   /** Milliseconds that its connection may have been idle. */
   maxIdle: number
+  /** What the connection is to become; `null` for an ordinary request. */
+  upgrade: string | null
 }
 
 /** Who an attempt reports to. */
@@ -30,6 +37,8 @@ export interface AttemptListener {
   onAttemptInterim (attempt: Attempt, statusCode: number, headers: Buffer[]): void
   /** A final head has come. False holds the content back until `resume()`. */
   onAttemptHead (attempt: Attempt, statusCode: number, headers: Buffer[], statusMessage: string): boolean
+  /** The backend has switched protocols; the connection is the listener's from now on. False when nobody wants it. */
+  onAttemptSwitched (attempt: Attempt, headers: Buffer[], socket: Socket): boolean
   onAttemptData (attempt: Attempt, chunk: Buffer): boolean
   onAttemptEnd (attempt: Attempt, trailers: readonly (Buffer | string)[] | null): void
   /** It failed, at any stage. It has been settled. @param again what `mayResend()` has said */
@@ -52,7 +61,7 @@ const PLAIN = /^[\t\x20-\x7e]*$/
  * One try of an exchange on one backend: it is the handler that undici calls. Whatever happens on the connection,
  * it is settled exactly once.
  */
-export class Attempt implements PooledHandler, Outcome {
+export class Attempt implements PooledHandler, StreamHandler, Outcome {
   readonly backend: Backend
   connection: Connection | null = null
   awaitsHead = false
@@ -61,6 +70,10 @@ export class Attempt implements PooledHandler, Outcome {
   settled = false
   /** Whether its connection has carried another request before. */
   reused = false
+  overStream = false
+  endsAtHead = false
+  /** Whether its backend has closed the connection before it took the request, and takes it on another. */
+  leftBehind = false
   stage: Stage = 'connect'
   culprit: Culprit = 'none'
   statusCode = 0
@@ -86,6 +99,8 @@ export class Attempt implements PooledHandler, Outcome {
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
   #circuitSettled = false
+  /** Whether its connection is a tunnel now. */
+  #switched = false
   /** Since when the backend has all it needs for an answer; -1 before. */
   #askedAt = -1
   /** How many waited for this backend then; 0 before, and once it waits no more. */
@@ -137,6 +152,8 @@ export class Attempt implements PooledHandler, Outcome {
     if (this.settled) return
     // Waiting for one of our own connections says nothing of the backend, unless nothing came on any of them meanwhile.
     const waited = code === 'TIMEOUT' && this.stage === 'connect' && this.backend.heard !== this.#heardBefore && this.#dispatcher?.isWaiting?.(this) === true
+    // Its name may lead elsewhere by now.
+    if (code === 'TIMEOUT' && this.stage === 'connect' && !waited) this.backend.connectFailed?.()
     this.#fail(proxyError(code, cause), culprit ?? (waited ? 'proxy' : culpritOf(code)))
     this.#close()
   }
@@ -205,20 +222,31 @@ export class Attempt implements PooledHandler, Outcome {
       this.#listener.onAttemptInterim(this, statusCode, headers)
       return true
     }
-    this.awaitsHead = false
-    this.backend.heard++
     if (this.#headBytes !== null && isFaulty(this.#headBytes, headers)) this.connection?.retire()
-    this.statusCode = statusCode
-    this.stage = 'stream'
-    const now = this.#upstream.clock.now()
-    this.headTime = now - this.#startedAt
-    if (!this.hedge && this.#askedAt !== -1) this.#upstream.hedging?.latencies.record(now - this.#askedAt)
-    if (this.#waiting > 0) this.#answered(OVERLOADED.has(statusCode) ? 'overloaded' : statusCode < 500 ? 'well' : 'not', now)
+    this.connection?.heed(headers)
+    this.#onHead(statusCode)
     // A try has told what it was for; its content may go on for hours.
     if (this.#circuit.state === 'half-open') this.#settleCircuit()
     this.#resume = resume
     const flowing = this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
     return flowing || this.connection !== null || this.#drain >= 0
+  }
+
+  onUpgrade (statusCode: number, headers: Buffer[], socket: Socket): void {
+    if (this.settled) {
+      socket.destroy()
+      return
+    }
+    this.connection?.release(socket)
+    // It has left the pool, and needs nothing of it for as long as it is open.
+    this.connection = null
+    this.#abort = null
+    this.#dispatcher = null
+    this.#onHead(statusCode)
+    this.#switched = true
+    // The backend has answered; how long it is talked to is up to others.
+    this.#settleCircuit()
+    if (!this.#listener.onAttemptSwitched(this, headers, socket)) socket.destroy()
   }
 
   onData (chunk: Buffer): boolean {
@@ -248,6 +276,11 @@ export class Attempt implements PooledHandler, Outcome {
 
   onError (error: Error): void {
     if (this.settled) return this.#stopDraining()
+    if (error instanceof UnprocessedError) {
+      // As if it had never been sent.
+      this.stage = 'connect'
+      this.leftBehind = error.leaving
+    }
     const code = errorCodeOf(this.stage, error)
     const again = this.#listener.mayResend(this, code)
     // undici's parser shows what it could not read: content, which is not for a log.
@@ -255,6 +288,17 @@ export class Attempt implements PooledHandler, Outcome {
     // A connection that died idle is nobody's fault where its request can go out on another.
     this.#fail(error, again ? 'proxy' : culpritOf(code))
     this.#listener.onAttemptFailed(this, code, again)
+  }
+
+  #onHead (statusCode: number): void {
+    this.awaitsHead = false
+    this.backend.heard++
+    this.statusCode = statusCode
+    this.stage = 'stream'
+    const now = this.#upstream.clock.now()
+    this.headTime = now - this.#startedAt
+    if (!this.hedge && this.#askedAt !== -1) this.#upstream.hedging?.latencies.record(now - this.#askedAt)
+    if (this.#waiting > 0) this.#answered(OVERLOADED.has(statusCode) ? 'overloaded' : statusCode < 500 ? 'well' : 'not', now)
   }
 
   /** The reason phrase in characters of one byte; undici reads it as UTF-8, which not all of them are. */
@@ -300,7 +344,8 @@ export class Attempt implements PooledHandler, Outcome {
     this.settled = true
     this.awaitsHead = false
     const now = this.#upstream.clock.now()
-    this.responseTime = now - this.#startedAt
+    // A tunnel is no answer that has taken long.
+    this.responseTime = this.#switched ? this.headTime : now - this.#startedAt
     const { backend } = this
     if (this.#waiting > 0) this.#answered(this.culprit === 'backend' && this.stage === 'wait' && (this.error as { code?: string }).code === 'FST_ROCKSTAR_TIMEOUT' ? 'overloaded' : 'not', now)
     const result = resultOf(this)

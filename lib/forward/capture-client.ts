@@ -89,5 +89,8 @@ export function capture (upstream: Upstream, intent: Intent, settings: Settings)
 
 /** Sends a client's request and hands its answer to a handler. */
 export async function captureRequest (upstream: Upstream, request: FastifyRequest, settings: Settings): Promise<CapturedResponse> {
-  return await capture(upstream, intentOf(request, upstream, settings), settings)
+  const intent = intentOf(request, upstream, settings)
+  // There is no connection to switch: who asks so wants an answer to read.
+  intent.upgrade = null
+  return await capture(upstream, intent, settings)
 }

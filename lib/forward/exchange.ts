@@ -1,7 +1,8 @@
+import type { Socket } from 'node:net'
 import type { AttemptReport, AttemptResult, Backend as PublicBackend, Culprit, StageTimeouts, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
-import { proxyError, type ErrorCode } from '../errors.ts'
+import { causedError, proxyError, type ErrorCode } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
 import { AnswerTime } from './answer-time.ts'
 import { Attempt, type AttemptListener, type Outgoing } from './attempt.ts'
@@ -19,6 +20,7 @@ import { buildInterimHeaders, buildResponseHead, buildTrailers, type ResponseHea
 import { Retries } from './retries.ts'
 import { Sending } from './sending.ts'
 import type { Sink, Source } from './sink.ts'
+import { buildSwitchingHead } from './upgrade.ts'
 
 /** What the one who asked for an exchange wants to hear of it. */
 export interface ExchangeClient {
@@ -30,6 +32,8 @@ export interface ExchangeClient {
   replaces (statusCode: number): boolean
   /** The request has been sent, and all of it is known: where copies are wanted, this is one. `undefined`: it was too large to be kept. */
   copy (body: Buffer | null | undefined): void
+  /** The backend has switched protocols: the client's connection is to be joined to its. @param closed called once both have closed */
+  tunnel? (headers: string[], backend: Backend, socket: Socket, closed: () => void): void
   /** Interim responses go straight to the client. */
   interim (statusCode: number, headers: string[]): void
   /** All is over: the answer has gone out, whole or not. */
@@ -41,7 +45,7 @@ export interface ExchangeClient {
 }
 
 /** What the client or the application has ended, and no backend is to be blamed for. */
-const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED'])
+const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED', 'BAD_REQUEST'])
 
 /** Milliseconds that a connection may have been idle for what cannot be sent again: it may just be being closed. */
 const UNSAFE_IDLE = 250
@@ -96,8 +100,9 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#retries = new Retries(upstream, retry, this.#sending)
     this.#time = new AnswerTime(now, timeouts.request, intent.deadline)
     this.#place = upstream.admission === null ? null : new Place(upstream.admission, this)
-    this.#copies = mirror !== null && upstream.random() * 100 < mirror.percent
+    this.#copies = mirror !== null && intent.upgrade === null && upstream.random() * 100 < mirror.percent
     upstream.counters.begin()
+    if (upstream.leaving) upstream.servedLate = true
     upstream.budget.begin(now)
     upstream.hedging?.begin()
     upstream.deadlines.add(this)
@@ -119,6 +124,11 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   /** All attempts so far, in the order they were made. */
   reports (): AttemptReport[] {
     return this.#attempts.reports()
+  }
+
+  /** It begins later; its time goes on. */
+  hold (): void {
+    if (!this.#ended) this.#arm()
   }
 
   start (): void {
@@ -227,10 +237,13 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       path: backend.basePath + path,
       method,
       headers: this.#headersAt(now),
+      asterisk: this.#intent.asterisk && backend.basePath === '',
       body: sending.open(),
+      trailers: sending,
       servername: backend.servername,
       fresh,
-      maxIdle: sending.idempotent ? Infinity : UNSAFE_IDLE
+      maxIdle: sending.idempotent ? Infinity : UNSAFE_IDLE,
+      upgrade: this.#intent.upgrade?.protocol ?? null
     }
     const attempt = new Attempt(backend, permit, this.#upstream, balancer, hedge, sending.incoming, this)
     this.#attempts.add(attempt)
@@ -254,7 +267,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     const { hedge } = this.#intent.settings
     if (this.#copies && !this.#sending.incoming) this.#copy()
     // One that is tried again after failures is to be judged by its own answer.
-    if (hedge === null || this.#upstream.hedging === null || !this.#sending.idempotent || this.#choice.isTrial) return
+    if (hedge === null || this.#upstream.hedging === null || !this.#sending.idempotent || this.#choice.isTrial || this.#intent.upgrade !== null) return
     const delay = hedge.delay(this.#upstream.hedging, now)
     if (delay !== undefined && this.#timer === null) this.#timer = this.#upstream.clock.setTimeout(() => this.#hedge(), delay)
   }
@@ -284,7 +297,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   onAttemptConnected (attempt: Attempt): void {
-    if (this.#intent.acceptsTrailers) attempt.connection?.rewriteNextHead(announceTrailers)
+    if (this.#intent.acceptsTrailers && this.#intent.upgrade === null) attempt.connection?.rewriteNextHead(announceTrailers)
     if (this.#intent.asterisk && attempt.backend.basePath === '') attempt.connection?.rewriteNextHead(asteriskForm)
     if (this.#sending.incoming) {
       const now = this.#upstream.clock.now()
@@ -353,8 +366,10 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     this.#win(attempt)
     try {
       const { via } = this.#upstream
-      const head = buildResponseHead(method, statusCode, statusMessage, this.#withoutReports(attempt, rawHeaders), via, acceptsTrailers, this.#client.mappingFor(attempt.backend))
-      this.#keepClient(head, attempt.backend)
+      const head = buildResponseHead(method, statusCode, statusMessage, this.#withoutReports(attempt, rawHeaders), via, acceptsTrailers, this.#client.mappingFor(attempt.backend), attempt.overStream ? '2' : '1.1')
+      // Over HTTP/2 any head may be.
+      if (attempt.endsAtHead) Object.assign(head, { isWhole: true, hasBody: false })
+      this.#keepClient(head.headers, attempt.backend)
       attempt.deadline = this.deadline = until(this.#upstream.clock.now(), timeouts.idle)
       const sink = this.#client.answer(head, attempt.backend)
       if (this.#ended) return false
@@ -366,6 +381,34 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
       return false
     }
     return true
+  }
+
+  onAttemptSwitched (attempt: Attempt, rawHeaders: Buffer[], socket: Socket): boolean {
+    const { upgrade } = this.#intent
+    if (this.#ended || upgrade === null) return false
+    const { clock, deadlines, via } = this.#upstream
+    this.#win(attempt)
+    try {
+      const headers = buildSwitchingHead(upgrade.protocol, this.#withoutReports(attempt, rawHeaders), via, this.#client.mappingFor(attempt.backend))
+      this.#keepClient(headers, attempt.backend)
+      const time = clock.now() - this.#startedAt
+      this.#client.tunnel?.(headers, attempt.backend, socket, () => this.#onTunnelClosed(attempt, time))
+      // From now on it is the tunnel that has a time.
+      deadlines.remove(this)
+    } catch (error) {
+      this.#refuse(attempt, error as Error)
+      return false
+    }
+    return true
+  }
+
+  /** @param time milliseconds that it took to open */
+  #onTunnelClosed (attempt: Attempt, time: number): void {
+    if (this.#ended) return
+    attempt.finish()
+    this.#finish('successful', time)
+    this.#letGo()
+    this.#client.finished()
   }
 
   /** Whether an answer does not go to the client, as another may be better, or something else takes its place. */
@@ -411,12 +454,12 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   }
 
   /** Gives the client a cookie by which it stays with the backend, unless it has that already. */
-  #keepClient (head: ResponseHead, backend: Backend): void {
+  #keepClient (headers: string[], backend: Backend): void {
     const { affinity } = this.#upstream.selector
     if (affinity === null) return
     const { kept } = this.#choice
     // Who is on his way out takes no new clients.
-    if ((kept?.backend !== backend || kept.renew) && !backend.draining) head.headers.push('Set-Cookie', affinity.cookieFor(backend, this.#choice, this.#intent.settings.subset))
+    if ((kept?.backend !== backend || kept.renew) && !backend.draining) headers.push('Set-Cookie', affinity.cookieFor(backend, this.#choice, this.#intent.settings.subset))
   }
 
   /** undici takes a 304 that tells the length of what it does not send for one cut short: its word on that is not waited for. */
@@ -568,6 +611,13 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
     if (!this.#ended) this.#stop('ABORTED', cause)
   }
 
+  /** Somebody who was asked before anything is sent has refused. */
+  refuse (error: Error): void {
+    if (this.#ended) return
+    this.#finish('aborted')
+    this.#tellFailed(error)
+  }
+
   isOn (backend: object): boolean {
     return this.#attempts.underWay().some(attempt => attempt.backend === backend)
   }
@@ -636,7 +686,7 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
   #fail (code: ErrorCode, cause?: unknown, wait?: number, statusCode?: number): void {
     if (this.#ended) return
     this.#finish(GIVEN_UP.has(code) ? 'aborted' : 'failed')
-    const error = statusCode === undefined ? proxyError(code, cause) : Object.assign(proxyError(code, cause, String(statusCode)), { statusCode })
+    const error = statusCode === undefined ? causedError(code, cause) : Object.assign(proxyError(code, cause, String(statusCode)), { statusCode })
     this.#tellFailed(wait === undefined || wait === Infinity ? error : Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(wait / 1000))) } }))
   }
 
@@ -661,13 +711,13 @@ export class Exchange implements Deadlined, AttemptListener, BodyListener, Sourc
 
   // Step: record
 
-  #finish (result: AttemptResult): void {
+  #finish (result: AttemptResult, took?: number): void {
     this.#ended = true
     this.#stopTimer()
     this.#onAnswered()
     const { clock, counters } = this.#upstream
     this.#place?.leave()
-    const time = clock.now() - this.#startedAt
+    const time = took ?? clock.now() - this.#startedAt
     counters.end(result, time)
     this.#log.finished(result, time, this.#attempts)
   }

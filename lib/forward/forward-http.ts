@@ -38,6 +38,7 @@ export async function forwardHttp (upstream: Upstream, request: Request, options
     body: request.body === null ? null : Readable.fromWeb(request.body as NodeReadableStream),
     raw: null,
     asterisk: false,
+    upgrade: null,
     deadline: left === undefined ? Infinity : upstream.clock.now() + left,
     settings,
     log: undefined

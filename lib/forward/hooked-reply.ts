@@ -2,10 +2,11 @@ import type { FastifyReply } from 'fastify'
 import { STATUS_CODES, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
 import { Content } from './content.ts'
 import { toRecord } from './header-record.ts'
+import { toHttp2Record } from './http2-record.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Sink, Source } from './sink.ts'
-import { addTrailers, cutOff, flushHead, isHttp2, writeHead as writeSpelt } from './wire.ts'
+import { addTrailers, cutOff, flushHead, holdHead, isHttp2, writeHead as writeSpelt } from './wire.ts'
 
 /**
  * Sends the answer through Fastify, so that its `onSend` hooks see and may change it. What they leave alone
@@ -28,8 +29,10 @@ export class HookedReply implements Sink {
     const reply = this.#reply
     const headers = joinReplyHeaders(reply, head.headers)
     reply.code(head.statusCode)
-    for (const [name, value] of Object.entries(toRecord(headers))) if (name !== UNSETTABLE) reply.header(name, value)
+    const record = isHttp2(reply.raw) ? toHttp2Record(headers) : toRecord(headers)
+    for (const [name, value] of Object.entries(record)) if (name !== UNSETTABLE) reply.header(name, value)
     if (!isHttp2(reply.raw)) keepSpelling(reply.raw, headers, head.statusCode, head.statusMessage)
+    else if (head.isWhole) holdHead(reply.raw)
     if (head.hasBody) this.#content = new Content(this.#source)
     // HTTP/2 sends no trailers behind a head that is also the end.
     if (head.hasBody) reply.raw.once('pipe', this.#takesTrailers && isHttp2(reply.raw) ? flushNow : flushSoon)

@@ -11,6 +11,7 @@ import { RequestBody } from './request-body.ts'
 import { buildRequestHead } from './request-headers.ts'
 import type { Settings } from './settings.ts'
 import { assertCanonical, parseTarget } from './target.ts'
+import { upgradeOf, type Upgrade } from './upgrade.ts'
 
 /** Methods that are never forwarded: RFC 9110, 9.3.6 and 9.3.8. */
 const REFUSED: ReadonlySet<string> = new Set(['TRACE', 'CONNECT'])
@@ -33,6 +34,8 @@ export interface Intent {
   raw: IncomingMessage | null
   /** `OPTIONS *`. */
   asterisk: boolean
+  /** What the client would have its connection become; `null` for an ordinary request. */
+  upgrade: Upgrade | null
   /** By when the client wants its answer, on the clock's scale; `Infinity` where it has not said so. */
   deadline: number
   settings: Settings
@@ -58,6 +61,7 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
   const target = parseTarget(raw.url as string, method)
   const replaced = settings.prefix === null ? null : replacePrefix(target.path, settings.prefix)
   const path = pathOf(target.path, replaced, settings.path)
+  const upgrade = (raw as { upgrade?: boolean }).upgrade === true ? upgradeOf(raw, settings.upgrades) : null
   const head = buildRequestHead(request, raw, target, upstream, settings.preserveHost)
   const body = !head.hasBody ? null : given === undefined ? bodyOf(request) : given
   const deadline = upstream.deadlineHeader === null ? Infinity : deadlineOf(request, head.headers, upstream, upstream.deadlineHeader)
@@ -78,6 +82,7 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
     body,
     raw,
     asterisk: target.asterisk && path === '/',
+    upgrade,
     deadline,
     settings,
     log: request.log,

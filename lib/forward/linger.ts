@@ -18,8 +18,14 @@ export class Linger implements Deadlined {
   constructor (raw: IncomingMessage, clock: Clock, deadlines: Deadlines) {
     this.#raw = raw
     this.deadline = clock.now() + LONGEST
-    const done = () => deadlines.remove(this)
+    const { socket } = raw
+    const done = () => {
+      socket.off('close', done)
+      deadlines.remove(this)
+    }
     raw.once('end', done).once('close', done)
+    // Once its answer has ended the connection, Node tells a request nothing more.
+    socket.once('close', done)
     // After the body has let go of it, and any stream that a hook has put between.
     setImmediate(() => raw.unpipe().resume())
   }

@@ -1,6 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import type { ServerResponse } from 'node:http'
-import { addTrailers, cutOff, endWithText, flushHead, isHttp2, writeHead } from './wire.ts'
+import { addTrailers, cutOff, endWithText, flushHead, holdHead, isHttp2, writeHead } from './wire.ts'
 import { latin1 } from './latin1.ts'
 import { joinReplyHeaders } from './reply-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
@@ -28,7 +28,8 @@ export class RawReply implements Sink {
     this.#source = source
   }
 
-  head ({ statusCode, statusMessage, headers }: ResponseHead): void {
+  head ({ statusCode, statusMessage, headers, isWhole }: ResponseHead): void {
+    if (isWhole) holdHead(this.#res)
     // First what may throw: until then Fastify can still answer.
     writeHead(this.#res, statusCode, statusMessage, joinReplyHeaders(this.#reply, headers))
     this.#reply.hijack()

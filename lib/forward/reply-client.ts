@@ -1,12 +1,15 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { OnError } from '../../types/index.ts'
+import type { Socket } from 'node:net'
+import type { OnError, OnUpgrade } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError } from '../errors.ts'
 import { watchSend } from '../fallback.ts'
+import { Tunnel } from '../tunnel/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { CapturedResponse } from './captured.ts'
 import { Completion } from './completion.ts'
+import { dropRest } from './drop-rest.ts'
 import { Exchange, type ExchangeClient } from './exchange.ts'
 import { rewritten } from './header-record.ts'
 import { HookedReply } from './hooked-reply.ts'
@@ -16,12 +19,14 @@ import { sendCopy } from './mirror.ts'
 import { PrefixMapping } from './prefix-mapping.ts'
 import { RawReply } from './raw-reply.ts'
 import { RequestBody } from './request-body.ts'
+import { joinReplyHeaders } from './reply-headers.ts'
 import { wantsHooks } from './reply-kind.ts'
 import { MAX_FORWARDS_REACHED } from './request-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Settings } from './settings.ts'
 import type { Sink } from './sink.ts'
-import { isHttp2, isOver, writeInterim } from './wire.ts'
+import type { Upgrade } from './upgrade.ts'
+import { closeAfter, endUntold, isHttp2, isOver, switchingHead, writeInterim } from './wire.ts'
 
 const kClient = Symbol('rockstar-proxy.client')
 type Tracked = (ServerResponse | IncomingMessage) & { [kClient]?: ReplyClient }
@@ -50,6 +55,8 @@ export class ReplyClient implements ExchangeClient {
   #insteadOf: Upstream | null = null
   /** The upstream that has been sent a copy, or would have been. */
   #copiedTo: string | undefined = undefined
+  /** What the client's connection has become. */
+  #tunnel: Tunnel | null = null
 
   constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined) {
     this.#request = request
@@ -76,10 +83,34 @@ export class ReplyClient implements ExchangeClient {
     if (signal?.aborted === true) this.onAbort()
     else {
       signal?.addEventListener('abort', this)
-      this.#exchange?.start()
+      this.#send()
     }
     this.#starting = false
     return this
+  }
+
+  #send (): void {
+    const { onUpgrade } = this.#settings as Settings
+    if (onUpgrade === undefined || (this.#intent?.upgrade ?? null) === null) this.#exchange?.start()
+    else this.#askFirst(onUpgrade)
+  }
+
+  /** The application has a word in what connections become. */
+  #askFirst (onUpgrade: OnUpgrade): void {
+    const refuse = (error: unknown) => this.#exchange?.refuse(error as Error)
+    const heed = (allowed: boolean | void) => {
+      if (allowed === false) refuse(proxyError('UPGRADE_REFUSED'))
+      else this.#exchange?.start()
+    }
+    try {
+      const answer = onUpgrade(this.#request)
+      if (answer instanceof Promise) {
+        answer.then(heed).catch(refuse)
+        this.#exchange?.hold()
+      } else heed(answer)
+    } catch (error) {
+      refuse(error)
+    }
   }
 
   /** @param body what has been read of the body already @returns whether there is an exchange now */
@@ -90,6 +121,7 @@ export class ReplyClient implements ExchangeClient {
       // What the client has left does not begin anew.
       if (before !== null) this.#intent.deadline = Math.min(this.#intent.deadline, before.deadline)
     } catch (error) {
+      if (isHttp2(this.#request.raw)) dropRest(this.#request.raw, upstream.clock)
       if (error === MAX_FORWARDS_REACHED) this.#answerOptions()
       else this.failed(error as Error)
       return false
@@ -104,7 +136,8 @@ export class ReplyClient implements ExchangeClient {
   }
 
   onAbort (): void {
-    this.#exchange?.giveUp(this.#settings?.signal?.reason)
+    if (this.#tunnel !== null) this.#tunnel.giveUp()
+    else this.#exchange?.giveUp(this.#settings?.signal?.reason)
   }
 
   onClose (): void {
@@ -142,6 +175,42 @@ export class ReplyClient implements ExchangeClient {
     if (!this.#reply.raw.headersSent && !this.#reply.sent) writeInterim(this.#reply.raw, statusCode, headers)
   }
 
+  tunnel (headers: string[], backend: Backend, socket: Socket, closed: () => void): void {
+    const { rewriteHeaders, onTunnelClose, timeouts } = this.#settings as Settings
+    const { end, protocol } = (this.#intent as FastifyIntent).upgrade as Upgrade
+    const upstream = this.#upstream as Upstream
+    const reply = this.#reply
+    const { raw } = reply
+    const fields = rewriteHeaders === undefined ? headers : rewritten(headers, record => rewriteHeaders(record, this.#request), 'rewriteHeaders')
+    if (reply.sent || raw.headersSent) throw new Error('the request was answered by somebody else')
+    const openedAt = upstream.clock.now()
+    const client = end.socket
+    // What the connection becomes is not the application's to say.
+    reply.removeHeader('connection').removeHeader('upgrade')
+    client.write(switchingHead(joinReplyHeaders(reply, fields)), 'latin1')
+    reply.hijack()
+    for (const emitter of [raw, this.#request.raw]) emitter.off('close', onClose)
+    raw.detachSocket(client)
+    const tunnel = this.#tunnel = new Tunnel({
+      client,
+      backend: socket,
+      early: end.take(),
+      protocol,
+      timeout: timeouts.tunnel,
+      halfClosedTimeout: timeouts.idle,
+      target: backend,
+      onEnd: tunnel => {
+        closed()
+        endUntold(raw, 101)
+        const { bytesReceived, bytesSent } = tunnel
+        const told = { protocol, backend, bytesReceived, bytesSent, duration: upstream.clock.now() - openedAt }
+        if (onTunnelClose !== undefined) this.#tell(() => onTunnelClose(this.#request, told), 'onTunnelClose')
+      }
+    }, upstream.tunnels)
+    // Who was asked before its backend, or all of this, was to end has come too late.
+    if (upstream.closed || upstream.leaving || backend.draining) tunnel.leave(0)
+  }
+
   answer (head: ResponseHead, backend: Backend): Sink {
     const { rewriteHeaders, onResponse } = this.#settings as Settings
     const exchange = this.#exchange as Exchange
@@ -154,6 +223,7 @@ export class ReplyClient implements ExchangeClient {
       response.forgo()
     }
     if (this.#reply.sent || this.#reply.raw.headersSent) throw new Error('the request was answered by somebody else')
+    if (this.#upstream?.leaving === true) closeAfter(this.#reply.raw)
     const { acceptsTrailers } = this.#intent as FastifyIntent
     return wantsHooks(this.#reply) ? new HookedReply(this.#reply, exchange, acceptsTrailers) : new RawReply(this.#reply, exchange, acceptsTrailers)
   }
@@ -165,6 +235,7 @@ export class ReplyClient implements ExchangeClient {
 
   #fulfilAtEnd (): void {
     const { raw } = this.#reply
+    if (this.#tunnel !== null) return this.completion.fulfil()
     // Fastify takes a handler that is done before its reply for one that has nothing to say.
     if (!raw.writableEnded && !raw.destroyed) raw.once('close', () => this.completion.fulfil())
     else this.completion.fulfil()
@@ -269,6 +340,14 @@ export class ReplyClient implements ExchangeClient {
     const incoming = !body.ended
     body.close()
     if (incoming && !raw.destroyed && !isHttp2(raw)) deadlines.add(new Linger(raw, clock, deadlines))
+  }
+
+  #tell (listener: () => void, name: string): void {
+    try {
+      this.#watch(listener(), name)
+    } catch (error) {
+      this.#request.log.error({ err: error }, `${name} threw`)
+    }
   }
 
   /** What a listener returns is not waited for; one that is async must not end the process when it rejects. */

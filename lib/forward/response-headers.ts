@@ -19,9 +19,10 @@ export interface ResponseHead {
 
 /**
  * Reads a backend's header section once and writes that of the client's response.
+ * @param version of HTTP that it came by
  * Throws `BAD_RESPONSE` for a status or framing that cannot be sent on.
  */
-export function buildResponseHead (method: string, statusCode: number, statusMessage: string, raw: readonly Buffer[], via: string | null, keepTrailer: boolean, mapping: PrefixMapping | null): ResponseHead {
+export function buildResponseHead (method: string, statusCode: number, statusMessage: string, raw: readonly Buffer[], via: string | null, keepTrailer: boolean, mapping: PrefixMapping | null, version: '1.1' | '2' = '1.1'): ResponseHead {
   if (statusCode < 200 || statusCode > 599) throw proxyError('BAD_RESPONSE', new Error(`status ${statusCode}`))
   const headers: string[] = []
   let connection: string | undefined
@@ -65,7 +66,7 @@ export function buildResponseHead (method: string, statusCode: number, statusMes
   if (coding !== undefined && coding.trim().toLowerCase() !== 'chunked') throw proxyError('BAD_RESPONSE', new Error('a transfer coding other than chunked'))
   const nominated = nominatedFields(connection)
   if (nominated !== null) removeNominated(headers, nominated)
-  if (via !== null) headers.push('Via', `1.1 ${via}`)
+  if (via !== null) headers.push('Via', `${version} ${via}`)
   const isWhole = method === 'HEAD' || statusCode === 204 || statusCode === 304
   const hasBody = !isWhole && contentLength !== 0
   return { statusCode, statusMessage, headers, contentLength, hasBody, isWhole }

@@ -12,7 +12,7 @@ import type { Sending } from './sending.ts'
 const BAD: ReadonlySet<number> = new Set([502, 503, 504])
 /** Milliseconds that a backend may ask a client to wait for it, where no deadline says less. */
 const MOST_ASKED = 60_000
-/** Times that a request is sent again because its connection had died idle. */
+/** Times that a request is sent again because its connection had died idle, or its backend was closing it. */
 const RESENDS = 2
 
 /** Whether, and when, an exchange may make another attempt. */
@@ -31,10 +31,11 @@ export class Retries {
     this.#sending = sending
   }
 
-  /** Whether a connection was one that its backend had closed idle: nothing of the request was processed, or doing it again does no harm. */
+  /** Whether a connection was one that its backend had closed idle or was closing: nothing of the request was processed, or doing it again does no harm. */
   mayResend (attempt: Attempt, code: ErrorCode): boolean {
-    return code === 'RESET' && attempt.reused && !attempt.heard && this.resends < RESENDS &&
-      this.#sending.idempotent && this.#sending.replayable
+    if (this.resends >= RESENDS) return false
+    if (attempt.leftBehind) return this.#sending.atHand
+    return code === 'RESET' && attempt.reused && !attempt.heard && this.#sending.idempotent && this.#sending.replayable
   }
 
   /** Whether an answer with such a status is one that another may be better than. */

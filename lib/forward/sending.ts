@@ -1,16 +1,19 @@
 import { Readable } from 'node:stream'
+import type { TrailerSource } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
+import { dropRest } from './drop-rest.ts'
 import type { Intent } from './intent.ts'
 import { Linger } from './linger.ts'
 import { IDEMPOTENT } from './outcome.ts'
 import { RequestBody, takeWholeBody, type BodyListener } from './request-body.ts'
+import { buildTrailers } from './response-headers.ts'
 import { isHttp2 } from './wire.ts'
 
 /** Bodies up to this many bytes are sent in one piece when they have come with the head. */
 const WHOLE_BODY = 65_536
 
 /** What an exchange sends: the body from where it comes, and whether it may be sent more than once. */
-export class Sending {
+export class Sending implements TrailerSource {
   readonly #upstream: Upstream
   readonly #intent: Intent
   #body: Buffer | RequestBody | null = null
@@ -31,6 +34,7 @@ export class Sending {
   /** Takes the body: whole where it is here, else as it comes. @param keep bytes worth keeping for others than another attempt */
   begin (listener: BodyListener, keep: number): void {
     const { body, raw, contentLength } = this.#intent
+    if (raw !== null && isHttp2(raw)) dropRest(raw, this.#upstream.clock)
     if (body === null || Buffer.isBuffer(body)) this.#body = body
     else if (body instanceof RequestBody) {
       // Another exchange has begun with it.
@@ -40,6 +44,12 @@ export class Sending {
       const whole = raw !== null && this.isSmall ? takeWholeBody(raw, contentLength) : null
       this.#body = whole ?? new RequestBody(body, Math.max(keep, this.#keptBytes()), listener)
     }
+  }
+
+  /** What the client has sent behind the body. A body that a hook has put through a stream of its own has none. */
+  trailers (): string[] {
+    const { body, raw } = this.#intent
+    return raw !== null && (body === raw || (body instanceof RequestBody && body.isFrom(raw))) ? buildTrailers(raw.rawTrailers) : []
   }
 
   /** Whether the client is still sending. */
@@ -126,7 +136,7 @@ export class Sending {
   /** Bytes of the body that another attempt, or another upstream, could need. */
   #keptBytes (): number {
     const { retry, fallback } = this.#intent.settings
-    const wanted = (retry !== null && this.idempotent) || fallback?.upstream !== undefined
+    const wanted = (retry !== null && this.idempotent) || fallback?.upstream !== undefined || this.#upstream.refusable
     return wanted ? retry?.maxBodySize ?? WHOLE_BODY : 0
   }
 }

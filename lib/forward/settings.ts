@@ -1,9 +1,9 @@
-import type { ForwardOptions, MirrorOptions, OnResponse, RetryOverrides, RewriteHeaders, RewriteRequestHeaders, SubsetFallback, Timeouts } from '../../types/index.ts'
+import type { ForwardOptions, MirrorOptions, OnResponse, OnTunnelClose, OnUpgrade, RetryOverrides, RewriteHeaders, RewriteRequestHeaders, SubsetFallback, Timeouts } from '../../types/index.ts'
 import { fallbackOf, type Fallback } from '../fallback.ts'
 import { hedgePolicyOf, retryPolicyOf, type HedgePolicy, type RetryPolicy } from '../retry/index.ts'
 import type { Subset } from '../selection/index.ts'
 import type { Upstream } from '../upstream.ts'
-import { mirrorOf } from '../upstream-options.ts'
+import { mirrorOf, withWebSocket } from '../upstream-options.ts'
 import type { PrefixRule } from './prefix.ts'
 
 /** What holds for one request: the upstream's ways, and what its route or its caller wants otherwise. */
@@ -20,6 +20,10 @@ export interface Settings {
   rewriteRequestHeaders: RewriteRequestHeaders | undefined
   rewriteHeaders: RewriteHeaders | undefined
   onResponse: OnResponse | undefined
+  /** Protocols that connections may be switched to, in lower case. */
+  upgrades: ReadonlySet<string>
+  onUpgrade: OnUpgrade | undefined
+  onTunnelClose: OnTunnelClose | undefined
   signal: AbortSignal | undefined
   path: string | undefined
   /** How the route's prefix is replaced; `null` where there is no route of ours. */
@@ -51,6 +55,9 @@ export function settingsOf (upstream: Upstream, options: ForwardOptions, prefix:
     rewriteRequestHeaders: options.rewriteRequestHeaders,
     rewriteHeaders: options.rewriteHeaders,
     onResponse: options.onResponse,
+    upgrades: options.websocket === undefined ? upstream.upgrades : withWebSocket(upstream.upgrades, options.websocket),
+    onUpgrade: options.onUpgrade,
+    onTunnelClose: options.onTunnelClose,
     signal: options.signal,
     path: options.path,
     prefix,

@@ -1,6 +1,6 @@
-import { STATUS_CODES, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
+import { STATUS_CODES, validateHeaderName, validateHeaderValue, type IncomingMessage, type OutgoingHttpHeaders, type ServerResponse } from 'node:http'
 import { constants, type ServerHttp2Stream } from 'node:http2'
-import { toRecord } from './header-record.ts'
+import { toHttp2Record } from './http2-record.ts'
 
 /**
  * Sends an interim response on to the client. RFC 9110, 15.2: never to one of HTTP/1.0.
@@ -10,7 +10,7 @@ export function writeInterim (res: ServerResponse, statusCode: number, headers: 
   const { stream } = res as unknown as { stream?: ServerHttp2Stream }
   if (stream !== undefined) {
     // 101 means nothing in HTTP/2, and Node answers expectations itself.
-    if (statusCode > 101 && !stream.headersSent && !stream.destroyed) stream.additionalHeaders({ ':status': statusCode, ...toRecord(headers) })
+    if (statusCode > 101 && !stream.headersSent && !stream.destroyed) stream.additionalHeaders({ ':status': statusCode, ...toHttp2Record(headers) })
     return
   }
   const { req } = res
@@ -25,12 +25,24 @@ export function writeInterim (res: ServerResponse, statusCode: number, headers: 
 
 /** Writes a head whose names, order and repetitions are those given. No header may have been set on the response. */
 export function writeHead (res: ServerResponse, statusCode: number, statusMessage: string, headers: string[]): void {
-  if (isHttp2(res)) res.writeHead(statusCode, toRecord(headers) as OutgoingHttpHeaders)
+  if (isHttp2(res)) res.writeHead(statusCode, toHttp2Record(headers))
   else if (forgetSetHeaders(res)) res.writeHead(statusCode, statusMessage, headers)
   else {
     for (let i = 0; i < headers.length; i += 2) res.appendHeader(headers[i], headers[i + 1])
     res.writeHead(statusCode, statusMessage)
   }
+}
+
+/** Lets the next head that is written over HTTP/2 wait for `end()`, so that it is the end itself: a gRPC answer that is nothing but trailers must be. */
+export function holdHead (res: ServerResponse): void {
+  if (!isHttp2(res)) return
+  const { writeHead } = res
+  res.writeHead = function (this: ServerResponse, statusCode: number, headers?: OutgoingHttpHeaders) {
+    res.writeHead = writeHead
+    this.statusCode = statusCode
+    for (const name in headers) this.setHeader(name, headers[name] as string | string[])
+    return this
+  } as ServerResponse['writeHead']
 }
 
 let kOutHeaders: symbol | undefined
@@ -46,6 +58,31 @@ function forgetSetHeaders (res: ServerResponse): boolean {
   // What Node remembers of a length or coding taken off would leave the content without framing.
   Object.assign(res, { [kOutHeaders]: null, _removedTE: false, _removedContLen: false, _contentLength: null })
   return true
+}
+
+/** Has the client's connection close behind this answer, before its head is written. */
+export function closeAfter (res: ServerResponse): void {
+  const { stream } = res as { stream?: ServerHttp2Stream }
+  // GOAWAY: streams that are there finish (RFC 9113, 6.8).
+  if (stream !== undefined) stream.session?.close()
+  else res.shouldKeepAlive = false
+}
+
+/** The head of an answer with which a connection leaves HTTP. Throws where Node would: for what is no header. */
+export function switchingHead (headers: readonly string[]): string {
+  let head = 'HTTP/1.1 101 Switching Protocols\r\n'
+  for (let i = 0; i < headers.length; i += 2) {
+    validateHeaderName(headers[i])
+    validateHeaderValue(headers[i], headers[i + 1])
+    head += `${headers[i]}: ${headers[i + 1]}\r\n`
+  }
+  return `${head}\r\n`
+}
+
+/** Has a response that went another way than through Node's hands count as sent: for `onResponse` hooks and Fastify's log. */
+export function endUntold (res: ServerResponse, statusCode: number): void {
+  res.statusCode = statusCode
+  res.emit('finish')
 }
 
 /** Sends the head before any content. Node's `flushHeaders()` writes it as UTF-8, which its bytes are not. */
@@ -72,7 +109,7 @@ export function endWithText (res: ServerResponse, text: string): void {
 
 /** Trailers for the end of the content. Before `end()`. */
 export function addTrailers (res: ServerResponse, trailers: string[]): void {
-  if (isHttp2(res)) return res.addTrailers(toRecord(trailers) as OutgoingHttpHeaders)
+  if (isHttp2(res)) return res.addTrailers(toHttp2Record(trailers))
   const pairs: [string, string][] = []
   for (let i = 0; i < trailers.length; i += 2) pairs.push([trailers[i], trailers[i + 1]])
   res.addTrailers(pairs)

@@ -1,7 +1,7 @@
 import type { Clock, HealthCheckOverrides, HealthOptions, Timer } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { failed, type Check, type CheckResult } from './check.ts'
-import { checkSettingsOf, type CheckSettings } from './check-settings.ts'
+import { checkSettingsOf, type CheckMeans, type CheckSettings } from './check-settings.ts'
 import { HealthState } from './health-state.ts'
 
 /** Part of an interval from the beginning of one backend's checks to that of the next: spreads any number of them evenly. */
@@ -47,6 +47,7 @@ export interface ActiveHealthListener {
  */
 export class ActiveHealth {
   readonly #options: Required<HealthOptions>
+  readonly #means: CheckMeans
   readonly #clock: Clock
   readonly #random: () => number
   readonly #listener: ActiveHealthListener
@@ -64,8 +65,9 @@ export class ActiveHealth {
   /** Whether somebody waits for backends to become healthy. */
   #eager = false
 
-  constructor (options: HealthOptions, { clock, random }: { clock: Clock, random: () => number }, listener: ActiveHealthListener) {
+  constructor (options: HealthOptions, { clock, random, ...means }: { clock: Clock, random: () => number } & CheckMeans, listener: ActiveHealthListener) {
     this.#options = options as Required<HealthOptions>
+    this.#means = means
     this.#clock = clock
     this.#random = random
     this.#listener = listener
@@ -74,17 +76,17 @@ export class ActiveHealth {
 
   /** Throws `INVALID_OPTIONS` where a backend cannot be checked by such settings of its own. */
   approve (backend: Backend, overrides = backend.healthCheck): void {
-    checkSettingsOf(this.#options, backend, overrides)
+    checkSettingsOf(this.#options, this.#means, backend, overrides)
   }
 
   /** Begins to know a backend, and takes it for what its settings say. */
   add (backend: Backend): void {
-    const settings = checkSettingsOf(this.#options, backend)
+    const settings = checkSettingsOf(this.#options, this.#means, backend)
     const { initial } = settings
     backend.health ??= new HealthState(initial === 'healthy', initial === 'check-first' ? 1 : Infinity)
     const checked = { backend, settings, overrides: backend.healthCheck, due: Infinity, asked: null, running: null }
     this.#checked.set(backend, checked)
-    if (this.#started) this.#plan(checked, initial === 'healthy')
+    if (this.#started) this.#plan(checked, initial === 'healthy' && !this.#eager)
   }
 
   /** Takes over that a backend's own settings or its activity have changed. */
@@ -93,7 +95,7 @@ export class ActiveHealth {
     if (checked === undefined) return
     const same = checked.overrides === backend.healthCheck
     if (!same) {
-      checked.settings = checkSettingsOf(this.#options, backend)
+      checked.settings = checkSettingsOf(this.#options, this.#means, backend)
       checked.overrides = backend.healthCheck
     }
     if (!backend.isActive) this.#cancel(checked)

@@ -1,10 +1,20 @@
+import type { Dispatcher } from 'undici'
 import type { HealthCheckOverrides, HealthChecker, HealthOptions } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError } from '../errors.ts'
+import type { Connector, Protocol } from '../pool/index.ts'
 import type { Check } from './check.ts'
 import { failed, passed } from './check.ts'
-import { httpCheck } from './http-check.ts'
+import { dispatchedCheck, httpCheck } from './http-check.ts'
 import { tcpCheck } from './tcp-check.ts'
+
+/** By what checks reach a backend: the pool may be another at each. */
+export interface CheckMeans {
+  /** @param port another than that of its URL */
+  connectorFor (backend: Backend, port?: number): Connector
+  /** `null` where requests go over a connection of the check's own. */
+  dispatcherFor (backend: Backend): Dispatcher | null
+}
 
 /** How one backend is checked: its upstream's ways, and its own. */
 export interface CheckSettings {
@@ -21,28 +31,34 @@ export interface CheckSettings {
   readonly begin: () => Check
 }
 
-export function checkSettingsOf (options: HealthOptions, backend: Backend, overrides: HealthCheckOverrides = backend.healthCheck ?? {}): CheckSettings {
+export function checkSettingsOf (options: HealthOptions, means: CheckMeans, backend: Backend, overrides: HealthCheckOverrides = backend.healthCheck ?? {}): CheckSettings {
   const joined = { ...options, ...definedOf(overrides) } as Required<HealthOptions>
   const { interval, unhealthyInterval = interval, timeout, jitter, rise, fall, initial } = joined
-  return { interval, unhealthyInterval, timeout, jitter, rise, fall, initial, proves: joined.path !== undefined || joined.checker !== undefined, begin: beginnerOf(joined, backend) }
+  return { interval, unhealthyInterval, timeout, jitter, rise, fall, initial, proves: joined.path !== undefined || joined.checker !== undefined, begin: beginnerOf(joined, means, backend) }
 }
 
-function beginnerOf (options: HealthOptions, backend: Backend): () => Check {
+function beginnerOf (options: HealthOptions, means: CheckMeans, backend: Backend): () => Check {
   const { checker, path, port, host } = options
   if (checker !== undefined) return () => ownCheck(checker, backend)
   const ignored = Object.entries({ host, expectedBody: options.expectedBody, headers: Object.keys(options.headers ?? {})[0] }).find(([, value]) => path === undefined && value !== undefined)
   if (ignored !== undefined) throw proxyError('INVALID_OPTIONS', undefined, `health.${ignored[0]} of backend '${backend.id}' wants a health.path: without one a check is no more than a TCP connection`)
-  const url = backend.url
-  if (port !== undefined) url.port = String(port)
-  if (path === undefined) {
-    const name = url.hostname.replace(/^\[|\]$/g, '')
-    const number = url.port === '' ? (url.protocol === 'https:' ? 443 : 80) : Number(url.port)
-    return () => tcpCheck(name, number)
-  }
+  if (path === undefined) return () => tcpCheck(means.connectorFor(backend, port))
   const headers = { ...options.headers, ...(host === undefined ? {} : { host }) }
-  const { servername, basePath } = backend
+  const { basePath } = backend
   const { method = 'GET', expectedStatus = [], expectedBody } = options
-  return () => httpCheck({ origin: url.origin, servername, path: basePath + path, method, headers, expectedStatus, expectedBody })
+  const origin = new URL(backend.origin)
+  if (port !== undefined) origin.port = String(port)
+  const asked = { origin: origin.origin, path: basePath + path, method, headers, expectedStatus, expectedBody }
+  return () => {
+    const dispatcher = means.dispatcherFor(backend)
+    return dispatcher === null ? httpCheck(asked, means.connectorFor(backend, port), protocolsOf(backend)) : dispatchedCheck(asked, dispatcher)
+  }
+}
+
+/** What a check may speak: what requests do. */
+function protocolsOf ({ http2 }: Backend & { http2?: boolean | 'auto' }): readonly Protocol[] {
+  if (http2 === true) return ['h2']
+  return http2 === 'auto' ? ['h2', 'http/1.1'] : ['http/1.1']
 }
 
 function ownCheck (checker: HealthChecker, backend: Backend): Check {

@@ -1,17 +1,14 @@
-import { isIP, type Socket } from 'node:net'
-import { buildConnector, Client, type Dispatcher } from 'undici'
+import type { Socket } from 'node:net'
+import { Client, type Dispatcher } from 'undici'
+import type { Connector, Protocol } from '../pool/index.ts'
 import { failed, passed, type Check, type CheckResult } from './check.ts'
 
 /** Bytes of an answer's body that are looked at. */
 const LOOKED_AT = 65_536
 
-/** Waits as long as the check does; looks at the certificate every time. */
-const connect = buildConnector({ timeout: 0, maxCachedSessions: 0 })
-
 /** What is asked, and what is a good answer. */
 export interface HttpCheckOptions {
   readonly origin: string
-  readonly servername: string | null
   readonly path: string
   readonly method: string
   readonly headers: Readonly<Record<string, string>>
@@ -19,15 +16,19 @@ export interface HttpCheckOptions {
   readonly expectedBody: string | RegExp | undefined
 }
 
-/** Asks by HTTP, on a connection of its own that is closed afterwards. */
-export function httpCheck (options: HttpCheckOptions): Check {
+/** Asks by HTTP, on a connection of its own that is closed afterwards. @param protocols what it may speak, most wanted first */
+export function httpCheck (options: HttpCheckOptions, connector: Connector, protocols: readonly Protocol[]): Check {
   let socket: Socket | null = null
   const client = new Client(options.origin, {
     headersTimeout: 0,
     bodyTimeout: 0,
-    connect: (target, callback) => {
-      // TLS knows no addresses for names (RFC 6066, 3). Typed as giving nothing, it gives the socket it connects.
-      socket = (connect as (...args: Parameters<typeof connect>) => unknown)(isIP(target.servername ?? '') === 0 ? target : { ...target, servername: undefined }, callback) as Socket
+    connect: (_, callback) => {
+      socket = connector.connect(protocols, (error, connected) => {
+        if (connected === null || error !== null) return callback(error as Error, null)
+        // Without TLS nothing is agreed upon: what is wanted is known to be spoken. undici goes by the same property.
+        if (!connector.secure && protocols[0] === 'h2' && protocols.length === 1) Object.assign(connected, { alpnProtocol: 'h2' })
+        callback(null, connected)
+      })
     }
   })
   const cancel = () => {
@@ -38,10 +39,15 @@ export function httpCheck (options: HttpCheckOptions): Check {
   return { result: ask(client, options).catch(error => failed(error)).finally(cancel), cancel }
 }
 
-async function ask (client: Client, { servername, path, method, headers, expectedStatus, expectedBody }: HttpCheckOptions): Promise<CheckResult> {
-  // The name that the certificate must bear is the backend's, whatever `Host` says.
-  const request: Dispatcher.RequestOptions & { servername: string | null } = { path, method: method as 'GET', headers, servername }
-  const { statusCode, body } = await client.request(request)
+/** Asks by HTTP, through what requests go through as well. */
+export function dispatchedCheck (options: HttpCheckOptions, dispatcher: Dispatcher): Check {
+  const controller = new AbortController()
+  const cancel = () => controller.abort()
+  return { result: ask(dispatcher, options, controller.signal).catch(error => failed(error)).finally(cancel), cancel }
+}
+
+async function ask (dispatcher: Dispatcher, { origin, path, method, headers, expectedStatus, expectedBody }: HttpCheckOptions, signal?: AbortSignal): Promise<CheckResult> {
+  const { statusCode, body } = await dispatcher.request({ origin, path, method: method as 'GET', headers, signal })
   body.on('error', () => {})
   if (!isExpected(statusCode, expectedStatus)) return failed(`status ${statusCode}`, statusCode)
   if (expectedBody === undefined) return passed(statusCode)

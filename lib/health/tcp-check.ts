@@ -1,13 +1,15 @@
-import { connect } from 'node:net'
-import { failed, passed, type Check } from './check.ts'
+import type { Connector } from '../pool/index.ts'
+import { failed, passed, type Check, type CheckResult } from './check.ts'
 
 /** Passes when a connection is accepted. */
-export function tcpCheck (host: string, port: number): Check {
-  const socket = connect({ host, port })
-  const result = new Promise<ReturnType<typeof passed>>(resolve => {
-    socket.once('connect', () => resolve(passed()))
-    socket.on('error', error => resolve(failed(error)))
-    socket.once('close', () => resolve(failed('the connection was closed')))
-  }).finally(() => socket.destroy())
-  return { result, cancel: () => { socket.destroy() } }
+export function tcpCheck (connector: Connector): Check {
+  let cancel!: () => void
+  const result = new Promise<CheckResult>(resolve => {
+    const socket = connector.connectPlain(error => {
+      socket.destroy()
+      resolve(error === null ? passed() : failed(error))
+    })
+    cancel = () => { socket.destroy() }
+  })
+  return { result, cancel }
 }

@@ -1,6 +1,7 @@
-import { buildConnector, Dispatcher, type Client } from 'undici'
-import type { BackendPoolStats, PoolOptions } from '../../types/index.ts'
-import { Connection, type ConnectionOwner, type PooledHandler } from './connection.ts'
+import { Dispatcher, type Client } from 'undici'
+import type { BackendPoolStats, PoolSettings } from '../../types/index.ts'
+import type { Connections } from './connections.ts'
+import { Connection, type ConnectionOwner, type Connects, type PooledHandler } from './connection.ts'
 
 /** Milliseconds for which it is remembered how soon a backend closes idle connections. */
 const REMEMBERED = 10_000
@@ -23,7 +24,7 @@ export interface ChoosyDispatchOptions extends Dispatcher.DispatchOptions {
  * requests wait in order. undici's own pool does not tell which connection a request is on, which is needed to
  * know a connection that died idle, a reset from an end, and a 100 Continue.
  */
-export class BackendConnections extends Dispatcher implements ConnectionOwner {
+export class BackendConnections extends Dispatcher implements Connections, ConnectionOwner {
   connects = 0
   connectErrors = 0
   requests = 0
@@ -31,7 +32,8 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   readonly #origin: string
   readonly #limit: number
   readonly #options: Client.Options
-  readonly #connect: buildConnector.connector
+  readonly #connector: Connects
+  readonly #mostRequests: number
   readonly #all = new Set<Connection>()
   readonly #idle: Connection[] = []
   readonly #waiting: Waiting[] = []
@@ -42,9 +44,11 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   #onEmpty: (() => void) | null = null
   #destroyed: Error | null = null
 
-  constructor (origin: string, options: Required<PoolOptions>) {
+  constructor (origin: string, connector: Connects, options: PoolSettings) {
     super()
     this.#origin = origin
+    this.#connector = connector
+    this.#mostRequests = options.maxRequestsPerConnection
     this.#limit = options.connections
     this.#options = {
       pipelining: 1,
@@ -56,7 +60,6 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
       headersTimeout: 0,
       bodyTimeout: 0
     }
-    this.#connect = buildConnector({ timeout: options.connectTimeout })
   }
 
   override dispatch (options: ChoosyDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
@@ -105,6 +108,12 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
       requests: this.requests,
       reuseRatio: this.requests === 0 ? 0 : this.reuses / this.requests
     }
+  }
+
+  /** Lets every connection finish what it has and then close; new ones take their place. */
+  renew (): void {
+    for (const connection of [...this.#idle]) this.#discard(connection)
+    for (const connection of this.#all) connection.retire()
   }
 
   /** Lets the requests it has finish, then closes every connection. */
@@ -190,7 +199,7 @@ export class BackendConnections extends Dispatcher implements ConnectionOwner {
   }
 
   #open (): Connection {
-    const connection = new Connection(this.#origin, this.#options, this.#connect, this)
+    const connection = new Connection(this.#origin, this.#options, this.#connector, this.#mostRequests, this)
     this.#all.add(connection)
     return connection
   }

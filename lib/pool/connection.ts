@@ -1,6 +1,11 @@
-import { isIP, type Socket } from 'node:net'
-import { Client, type Dispatcher, type buildConnector } from 'undici'
+import type { Socket } from 'node:net'
+import { Client, type Dispatcher } from 'undici'
+import type { Connector } from './connector.ts'
+import { requestsLeft } from './keep-alive.ts'
 import { watchHeads, type HeadListener } from './response-head.ts'
+
+/** What these connections speak. */
+const HTTP_1 = ['http/1.1'] as const
 
 /** A dispatch handler that wants to know the connection it is served by. */
 export interface PooledHandler extends Dispatcher.DispatchHandler, HeadListener {
@@ -8,6 +13,9 @@ export interface PooledHandler extends Dispatcher.DispatchHandler, HeadListener 
   /** Whether it has ended, well or not. */
   readonly settled: boolean
 }
+
+/** What makes the socket of a connection. */
+export type Connects = Pick<Connector, 'connect'>
 
 /** Who hears of a connection's life. */
 export interface ConnectionOwner {
@@ -27,23 +35,24 @@ export class Connection {
   idleSince = 0
   /** Whether a request is on it, or waits for it to connect. */
   busy = false
+  /** After how many requests it is closed. */
+  #mostServed: number
   readonly #owner: ConnectionOwner
   #connecting: Socket | null = null
   #retired = false
   #handler: PooledHandler | null = null
 
-  constructor (origin: string, options: Client.Options, connect: buildConnector.connector, owner: ConnectionOwner) {
+  /** @param mostRequests after how many it is closed; 0 for no limit */
+  constructor (origin: string, options: Client.Options, connector: Connects, mostRequests: number, owner: ConnectionOwner) {
     this.client = new Client(origin, {
       ...options,
-      // TLS knows no addresses for names (RFC 6066, 3): there the certificate is checked against the address itself.
-      connect: (target, callback) => {
-        // Typed as giving nothing, it gives the socket it connects.
-        this.#connecting = (connect as (...args: Parameters<typeof connect>) => unknown)(isIP(target.servername ?? '') === 0 ? target : { ...target, servername: undefined }, (error, socket) => {
+      connect: (_, callback) => {
+        this.#connecting = connector.connect(HTTP_1, (error, socket) => {
           this.#connecting = null
           if (socket === null || error !== null) return callback(error as Error, null)
           this.#adopt(socket)
           callback(null, socket)
-        }) as Socket
+        })
       }
     })
     this.client
@@ -54,6 +63,7 @@ export class Connection {
         owner.onClosed(this)
       })
       .on('drain', () => this.#free())
+    this.#mostServed = mostRequests === 0 ? Infinity : mostRequests
     this.#owner = owner
   }
 
@@ -86,7 +96,18 @@ export class Connection {
 
   /** Counts a request that is about to be written; true when the socket has carried another before. */
   begin (): boolean {
-    return this.served++ > 0
+    const { served } = this
+    this.served = served + 1
+    if (this.served >= this.#mostServed) this.#retired = true
+    return served > 0
+  }
+
+  /** Heeds what a response says of further requests: undici knows of the time that an idle connection is kept, not of their number. */
+  heed (headers: readonly Buffer[]): void {
+    const left = requestsLeft(headers)
+    if (left === Infinity) return
+    this.#mostServed = Math.min(this.#mostServed, this.served + left)
+    if (left <= 0) this.#retired = true
   }
 
   /**
@@ -103,6 +124,13 @@ export class Connection {
     socket.write = rewriteOnce as Socket['write']
   }
 
+  /** The socket has been switched to another protocol, and is somebody else's now. */
+  release (socket: Socket): void {
+    this.#handler = null
+    // Nobody looks for heads there any more.
+    delete (socket as Partial<Socket>).read
+  }
+
   #free (): void {
     this.busy = false
     this.idleSince = performance.now()
@@ -113,7 +141,7 @@ export class Connection {
   #adopt (socket: Socket): void {
     this.socket = socket
     this.served = 0
-    watchHeads(socket, () => this.#handler)
+    watchHeads(socket, () => this.#handler, () => !this.busy)
   }
 }
 

@@ -32,9 +32,9 @@ const NOTHING: Buffer = Buffer.alloc(0)
  * it takes a `100 Continue` for an error, which RFC 9110, 15.2 lets a server send at any time and has a proxy pass on;
  * and it loses the part of a reason phrase that came in an earlier packet. It also is where content is held back:
  * undici's own way to pause fails an assertion, which nobody can catch, when such a response ends with its connection.
- * All else passes untouched.
+ * A connection on which bytes come while nothing was asked is closed: whose they are nobody can tell. All else passes untouched.
  */
-export function watchHeads (socket: Socket, listenerNow: () => HeadListener | null): void {
+export function watchHeads (socket: Socket, listenerNow: () => HeadListener | null, isIdle: () => boolean = () => false): void {
   const { read } = socket
   let held = NOTHING
   /** Whether what is held can be told without further bytes. */
@@ -50,6 +50,11 @@ export function watchHeads (socket: Socket, listenerNow: () => HeadListener | nu
       if (!ready) {
         const chunk = read.call(this, size) as Buffer | null
         if (chunk === null) return null
+        // undici would pass over an empty line. Without an error: what is just about to be sent goes over another.
+        if (listener === null && isIdle()) {
+          socket.destroy()
+          return null
+        }
         bytes = held.length === 0 ? chunk : Buffer.concat([held, chunk])
       }
       held = NOTHING
@@ -79,8 +84,9 @@ function interimLength (bytes: Buffer): number {
   return end === -1 ? 0 : end + HEAD_END.length
 }
 
+/** A 101 is none of them: what comes behind it is of another protocol. */
 function isInterim (bytes: Buffer): boolean {
-  return bytes.length >= STATUS_END && bytes[9] === DIGIT_1 && (bytes[12] === SPACE || bytes[12] === CR)
+  return bytes.length >= STATUS_END && bytes[9] === DIGIT_1 && (bytes[12] === SPACE || bytes[12] === CR) && !(bytes[10] === DIGIT_0 && bytes[11] === DIGIT_1)
 }
 
 function isContinue (bytes: Buffer): boolean {

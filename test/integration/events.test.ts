@@ -8,13 +8,14 @@ import { seeded } from '../helpers/random.ts'
 import { ok, rawBackend, until, type RawBackend } from '../helpers/wire.ts'
 
 const NAMES: ProxyEventName[] = [
-  'backend:added', 'backend:draining', 'backend:removed', 'backend:healthy', 'backend:unhealthy', 'backend:ejected', 'backend:returned',
+  'backend:added', 'backend:draining', 'backend:drained', 'backend:removed', 'backend:healthy', 'backend:unhealthy', 'backend:ejected', 'backend:returned',
   'circuit:open', 'circuit:half-open', 'circuit:closed', 'panic:on', 'panic:off'
 ]
 /** The lines of the log that tell of events. */
 const TEXTS: Record<string, ProxyEventName> = {
   'a backend was added': 'backend:added',
   'a backend takes no new requests': 'backend:draining',
+  'a backend has nothing left to do': 'backend:drained',
   'a backend was removed': 'backend:removed',
   'a backend passes its health checks': 'backend:healthy',
   'a backend fails its health checks': 'backend:unhealthy',
@@ -301,6 +302,7 @@ t.test('every event has one line in the log, at info or warn, with names and no 
   await until(() => rig.backends.b.connections.every(({ closed }) => closed))
   await t.rejects(proxy.healthCheck())
   proxy.updateBackend('a', { isActive: false })
+  await proxy.drainBackend('a')
   proxy.updateBackend('a', { isActive: true })
   const spare = await rawBackend(t, () => ok())
   proxy.addBackend({ id: 'spare', url: spare.url })

@@ -111,3 +111,38 @@ t.test('forward() streams, falls back, hands over and combines', async t => {
   t.same(await once(child, 'exit'), [0, null], 'it ends by itself')
   t.ok(await refuses(url), 'nobody listens any more')
 })
+
+t.test('gRPC calls of all kinds go through', async t => {
+  const { child, url } = await run(t, 'grpc/gateway.ts')
+  const { status, stdout, stderr } = await new Promise<{ status: number | null, stdout: string, stderr: string }>(resolve => {
+    const client = spawn(process.execPath, ['--import=tsx', join('examples', 'grpc/client.ts'), url], { cwd: root, env: { ...process.env, NODE_OPTIONS: '' }, stdio: ['ignore', 'pipe', 'pipe'] })
+    t.teardown(() => client.kill('SIGKILL'))
+    let stdout = ''
+    let stderr = ''
+    client.stdout.setEncoding('utf8').on('data', text => { stdout += text })
+    client.stderr.setEncoding('utf8').on('data', text => { stderr += text })
+    client.once('close', status => resolve({ status, stdout, stderr }))
+  })
+  t.equal(stderr, '')
+  t.equal(stdout, `Unary, three times:
+  Hello, Ada! (server-1)
+  Hello, Grace! (server-2)
+  Hello, Edsger! (server-3)
+An error:
+  INVALID_ARGUMENT: nobody to greet
+Server streaming:
+  Hello, Ada! (server-2)
+  Bonjour, Ada! (server-2)
+  Hallo, Ada! (server-2)
+Client streaming:
+  Hello, Ada and Grace and Edsger! (server-3)
+Both ways:
+  Hello, Ada! (server-1)
+  Hello, Grace! (server-1)
+  Hello, Edsger! (server-1)
+`)
+  t.equal(status, 0)
+  child.kill('SIGTERM')
+  t.same(await once(child, 'exit'), [0, null], 'it ends by itself')
+  t.ok(await refuses(url), 'nobody listens any more')
+})

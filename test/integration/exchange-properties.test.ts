@@ -210,6 +210,7 @@ async function play (world: World, see: (under: Under) => void = () => {}): Prom
       body,
       raw: null,
       asterisk: false,
+      upgrade: null,
       deadline: clock.now() + asked.within,
       settings,
       log: undefined

@@ -39,7 +39,7 @@ interface Stage {
   /** Keeps so many clients asking, again and again. */
   load (clients?: number): Load
   /** Resolves when an event comes that has not come yet, of a backend. */
-  next (name: Exclude<ProxyEventName, 'panic:on' | 'panic:off'>, id?: string): Promise<unknown>
+  next (name: Exclude<ProxyEventName, `panic:${string}` | `discovery:${string}`>, id?: string): Promise<unknown>
   /** How often something has become of a backend, or of any. */
   count (name: ProxyEventName, id?: string): number
 }

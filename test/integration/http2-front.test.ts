@@ -35,6 +35,13 @@ async function start (t: Test, fastify: Record<string, unknown>, options: Rockst
   return await startGateway(t, { backends: [backend.url], routes, ...options }, { fastify })
 }
 
+/** The connection to the backend on which such a text comes. */
+async function carrierOf (text: string): Promise<Wire> {
+  const carrier = () => backend.connections.find(({ received }) => received.includes(text))
+  await until(() => carrier() !== undefined)
+  return carrier() as Wire
+}
+
 const sha = (bytes: Buffer) => createHash('sha256').update(bytes).digest('hex')
 const idle = (gateway: Gateway) => until(() => gateway.app.proxy.getConnectionPool().stats().active === 0)
 
@@ -357,6 +364,70 @@ for (const [name, fastify] of FRONTS) {
         answer = request => ok(request.startLine.split(' ')[1])
         const all = await Promise.all(Array.from({ length: 100 }, (_, i) => ask(session, { ':path': `${path}${i}` })))
         t.ok(all.every(({ status, body }, i) => status === 200 && body.toString() === `/a${i}`))
+      })
+    }
+
+    for (const way of WAYS) {
+      const path = `/${way}/a`
+
+      await t.test(`${way}: a field that came twice and may come but once comes once, or joined where that is the same`, { timeout: LIMIT }, async t => {
+        answer = () => ok('hello', 'Content-Type: text/plain\r\nContent-Type: text/html\r\nETag: "a"\r\nETag: "b"\r\nContent-Language: de\r\nContent-Language: en\r\nRetry-After: 1\r\nRetry-After: 2\r\nLocation: /a\r\nLocation: /b\r\nVary: a\r\nVary: b\r\n')
+        const { status, headers, body } = await ask(session, { ':path': path })
+        t.equal(status, 200)
+        t.equal(body.toString(), 'hello')
+        t.match(headers, { 'content-type': 'text/plain', etag: '"a"', 'content-language': 'de, en', 'retry-after': '1', location: '/a', vary: 'a, b' })
+      })
+
+      await t.test(`${way}: answer and body pass each other, for long`, { timeout: LIMIT }, async t => {
+        const stream = session.request({ ':path': path, ':method': 'POST' })
+        const { now, done } = collect(stream)
+        answer = () => {}
+        stream.write(`both ways: ${name} ${way}`)
+        const carrier = await carrierOf(`both ways: ${name} ${way}`)
+        carrier.send('HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n')
+        await until(() => now.status === 200)
+        for (let i = 1; i < 100; i++) {
+          stream.write(`${i},`)
+          await until(() => carrier.received.endsWith(`\r\n${i},`))
+          const said = `${i};`
+          carrier.send(`${said.length}\r\n${said}\r\n`)
+          await until(() => now.body.toString().endsWith(said))
+        }
+        stream.end('end')
+        await until(() => carrier.received.endsWith('3\r\nend\r\n0\r\n\r\n'))
+        carrier.send('0\r\n\r\n')
+        t.equal((await done).body.toString(), Array.from({ length: 99 }, (_, i) => `${i + 1};`).join(''))
+        t.equal(now.error, undefined)
+      })
+
+      await t.test(`${way}: resetting a stream in a body without a length never makes it look whole`, { timeout: LIMIT }, async t => {
+        for (const code of [constants.NGHTTP2_CANCEL, constants.NGHTTP2_NO_ERROR, constants.NGHTTP2_INTERNAL_ERROR]) {
+          await idle(gateway)
+          const requests = backend.requests.length
+          const stream = session.request({ ':path': path, ':method': 'POST' }, { waitForTrailers: true })
+          stream.on('error', () => {})
+          stream.write(`half: ${name} ${way} ${code}`)
+          const carrier = await carrierOf(`half: ${name} ${way} ${code}`)
+          stream.close(code)
+          await until(() => carrier.closed)
+          t.equal(backend.requests.length, requests)
+          await idle(gateway)
+        }
+      })
+
+      await t.test(`${way}: an answer that comes before the body is whole ends the stream`, { timeout: LIMIT }, async t => {
+        for (const size of [10, 1_000_000]) {
+          const stream = session.request({ ':path': path, ':method': 'POST', 'x-mark': `early: ${name} ${way} ${size}` })
+          const { done, now } = collect(stream)
+          stream.write(Buffer.alloc(size))
+          const carrier = await carrierOf(`early: ${name} ${way} ${size}`)
+          carrier.send('HTTP/1.1 413 Too Large\r\nConnection: close\r\nContent-Length: 2\r\n\r\nno')
+          await done
+          t.equal(now.status, 413)
+          t.equal(now.body.toString(), 'no')
+          t.equal(stream.rstCode, constants.NGHTTP2_NO_ERROR)
+          await idle(gateway)
+        }
       })
     }
 

@@ -126,13 +126,13 @@ t.test('app.close()', async t => {
     await done
   })
 
-  await t.test('refuses new requests while it waits', { timeout: LIMIT }, async t => {
+  await t.test('serves what came before, has its connections close, and leaves it to Fastify to refuse the rest', { timeout: LIMIT }, async t => {
     let release: (() => void) | undefined
-    const { gateway, backend, clock, carriers } = await start(t, {}, {
+    const { gateway, clock, carriers } = await start(t, {}, {
       setup: app => {
         app.get('/later', async (request, reply) => {
           await new Promise<void>(resolve => { release = resolve })
-          return request.server.proxy.forward(request, reply)
+          return request.server.proxy.forward(request, reply, { path: '/now' })
         })
       }
     })
@@ -143,23 +143,52 @@ t.test('app.close()', async t => {
     const kept = await gateway.connect()
     kept.send(get('/raw/now'))
     const before = await kept.response()
+    t.strictSame(before.values('connection'), ['keep-alive'])
     await until(() => carriers.length === 1 && release !== undefined)
     const timers = clock.timers
-    const { done } = close(gateway.app)
+    const { closed, done } = close(gateway.app)
     await until(() => clock.timers > timers)
-    const requests = backend.requests.length
+    t.equal(gateway.app.proxy.isReady(), false)
     // Its handler was running before, and forwards only now.
     release?.()
     const response = await begun.response()
-    t.equal(response.status, 503)
-    t.equal(JSON.parse(response.body).code, 'FST_ROCKSTAR_CLOSED')
+    t.match(response, { status: 200, body: 'now' })
+    t.strictSame(response.values('connection'), ['close'])
     kept.send(get('/raw/now'))
     t.equal((await kept.response(before.length)).status, 503)
-    await t.rejects(gateway.app.proxy.forwardHttp(new Request('http://any/now')), { code: 'FST_ROCKSTAR_CLOSED' })
-    t.equal(backend.requests.length, requests, 'none of them has reached a backend')
     carriers[0].send(ok('whole'))
-    t.equal((await first.response()).body, 'whole')
+    const last = await first.response()
+    t.equal(last.body, 'whole')
+    t.strictSame(last.values('connection'), ['close'])
     for (const client of [first, begun, kept]) client.close()
+    while (!closed()) {
+      clock.advance(250)
+      await new Promise(setImmediate)
+    }
+    await done
+  })
+
+  await t.test('where Fastify goes on to serve, a client that asks again and again loses nothing', { timeout: LIMIT }, async t => {
+    const { gateway, clock, carriers } = await start(t, {}, { fastify: { return503OnClosing: false } })
+    const held = await gateway.connect()
+    held.send(get('/raw/waiting'))
+    const clients = await Promise.all(Array.from({ length: 8 }, () => gateway.connect()))
+    await until(() => carriers.length === 1)
+    const { closed, done } = close(gateway.app)
+    for (const client of clients) {
+      client.send(get('/raw/now'))
+      const response = await client.response()
+      t.equal(response.status, 200)
+      t.strictSame(response.values('connection'), ['close'])
+      await until(() => client.ended)
+    }
+    carriers[0].send(ok('whole'))
+    t.equal((await held.response()).body, 'whole')
+    for (const client of [held, ...clients]) client.close()
+    while (!closed()) {
+      clock.advance(250)
+      await new Promise(setImmediate)
+    }
     await done
   })
 

@@ -143,7 +143,8 @@ for (const [name, answer] of Object.entries(misbehaving)) {
         client.send(request)
         at += (await client.response(at)).length
       }
-      received.push(client.received)
+      // A second may begin meanwhile.
+      received.push(client.received.replaceAll(/^date: .*\r\n/gim, ''))
     }
     t.equal(received[0], received[1], 'the same bytes')
     await until(() => copies.requests.length === 3)

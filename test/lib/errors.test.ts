@@ -13,6 +13,7 @@ const table: Record<ErrorCode, [status: number, words: number]> = {
   DUPLICATE_UPSTREAM: [409, 1],
   UNKNOWN_UPSTREAM: [500, 1],
   BAD_REQUEST: [400, 1],
+  UPGRADE_REFUSED: [403, 0],
   METHOD_REFUSED: [405, 1],
   UNSUPPORTED_CODING: [501, 0],
   LOOP: [508, 0],

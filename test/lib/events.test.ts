@@ -13,6 +13,7 @@ const judged = { ...base, backend, cause: 'why', counts: { failures: 5 } }
 const samples: { [Name in ProxyEventName]: ProxyEvents[Name][0] } = {
   'backend:added': { ...base, backend },
   'backend:draining': { ...base, backend },
+  'backend:drained': { ...base, backend },
   'backend:removed': { ...base, backend },
   'backend:healthy': judged,
   'backend:unhealthy': judged,
@@ -21,11 +22,13 @@ const samples: { [Name in ProxyEventName]: ProxyEvents[Name][0] } = {
   'circuit:open': { ...judged, from: 'closed', to: 'open' },
   'circuit:half-open': { ...judged, from: 'open', to: 'half-open' },
   'circuit:closed': { ...judged, from: 'half-open', to: 'closed' },
+  'discovery:failed': { ...base, source: 'api.internal', cause: 'why' },
+  'discovery:recovered': { ...base, source: 'api.internal', cause: '2 found' },
   'panic:on': { ...base, available: 1, active: 4 },
   'panic:off': { ...base, available: 2, active: 4 }
 }
 const NAMES = Object.keys(samples) as ProxyEventName[]
-const WARNINGS: ProxyEventName[] = ['backend:unhealthy', 'backend:ejected', 'circuit:open', 'panic:on']
+const WARNINGS: ProxyEventName[] = ['backend:unhealthy', 'backend:ejected', 'circuit:open', 'discovery:failed', 'panic:on']
 
 interface Line {
   level: string
@@ -55,8 +58,8 @@ function tellAll (events: Events): void {
 /** Lets rejections be heard of. */
 const settle = () => new Promise<void>(resolve => setImmediate(resolve))
 
-t.test('there are twelve events', t => {
-  t.equal(NAMES.length, 12)
+t.test('there are fifteen events', t => {
+  t.equal(NAMES.length, 15)
   t.end()
 })
 
@@ -191,7 +194,7 @@ t.test('each has one line in the log: warn for bad news, info for good, by names
     t.notMatch(JSON.stringify({ fields, text }), /10\.1\.2\.3|secret|owner/)
     texts.add(text)
   }
-  t.equal(texts.size, 12, 'each in words of its own')
+  t.equal(texts.size, NAMES.length, 'each in words of its own')
   t.end()
 })
 

@@ -3,6 +3,7 @@ import type { TObject, TSchema } from '@sinclair/typebox'
 import { KindGuard } from '@sinclair/typebox'
 import { inspect } from 'node:util'
 import t from 'tap'
+import { Agent } from 'undici'
 import { ProxyManager } from '../../lib/proxy-manager.ts'
 import { resolveOptions } from '../../lib/options.ts'
 import { ConnectionPool } from '../../lib/pool/index.ts'
@@ -12,6 +13,7 @@ import {
   type BalancerType, type BreakerOptions, type ForwardOptions, type RockstarProxyOptions, type SelectContext, type UpstreamOptions
 } from '../../types/index.ts'
 import { startGateway } from '../helpers/app.ts'
+import { Authority } from '../helpers/certificates.ts'
 import { FakeClock } from '../helpers/clock.ts'
 import { ok, rawBackend } from '../helpers/wire.ts'
 
@@ -22,6 +24,8 @@ const ONE_OF = `one of ${BALANCERS.map(type => `'${type}'`).join(', ')}`
 const RULES = ['consecutive', 'failure-rate', 'slow-rate']
 const nothing = () => {}
 const clock = new FakeClock()
+const authority = new Authority(t)
+const identity = authority.issue()
 
 /**
  * The own way of reading a schema here: all properties of all closed objects, as paths from the top. Where a union has several of
@@ -46,9 +50,12 @@ function isClosed (schema: TSchema): schema is TObject {
 
 /** What the objects at these paths cannot do without. */
 const needed: [RegExp, object][] = [
+  [/(?:^|\.)discovery$/, { type: nothing }],
   [/backends\[0\]$/, { url: URL_1 }],
   [/weights$/, { from: 'latency' }],
   [/affinity$/, { secret: SECRET }],
+  // One without the other means nothing.
+  [/tls$/, { cert: identity.cert, key: identity.key }],
   [/split\[0\]$/, { match: {} }],
   [/mirror$/, { upstream: 'default' }],
   // Some of what a check asks for it can only ask for by HTTP.
@@ -72,6 +79,8 @@ function optionsWith (path: string, value: unknown, lone = false): RockstarProxy
   steps.forEach((step, i) => {
     const key = step.replace(/^\[|[\]{].*$/g, '')
     read += step.startsWith('[') ? step : `.${step}`
+    // It wants something to ask for.
+    if (step === 'discovery') at.backends = ['http://_http._tcp.a.internal']
     if (i === steps.length - 1) at[key] = value
     else if (steps[i + 1].startsWith('[')) at[key] = []
     else at[key] = lone && i === steps.length - 2 ? {} : besides(read, step)
@@ -302,12 +311,29 @@ const surviveCases: Record<string, Cases> = {
   ...mirrorCasesAt('routes[0].mirror')
 }
 
+/** The cases of what secures connections, at a place where it may stand. */
+function tlsCasesAt (path: string): Record<string, Cases> {
+  return {
+    [path]: { good: [{}, { ca: authority.cert }, { rejectUnauthorized: false }], bad: [true, 5, 'x', null, []], expected: 'an object' },
+    [`${path}.ca`]: { good: [authority.cert, Buffer.from(authority.cert), authority.certFile, [authority.cert, authority.certFile]], bad: ['', 5, null, {}, []], expected: 'certificates as PEM text, a Buffer, the path of a file, or an array of these' },
+    [`${path}.cert`]: { good: [identity.cert, Buffer.from(identity.cert), identity.certFile], bad: ['', 5, null, {}, [identity.cert]], expected: 'a certificate as PEM text, a Buffer of it, or the path of a file' },
+    [`${path}.key`]: { good: [identity.key, Buffer.from(identity.key), identity.keyFile], bad: ['', 5, null, {}], expected: 'a private key as PEM text, a Buffer of it, or the path of a file', secret: true },
+    [`${path}.passphrase`]: { good: ['', 'open sesame'], bad: [5, null, {}], expected: 'a string', secret: true },
+    [`${path}.servername`]: { ...aName, good: ['example.com', '127.0.0.1'] },
+    [`${path}.rejectUnauthorized`]: aBoolean,
+    [`${path}.minVersion`]: { good: ['TLSv1', 'TLSv1.1', 'TLSv1.2', 'TLSv1.3'], bad: ['SSLv3', '1.2', 1.2, null], expected: "one of 'TLSv1', 'TLSv1.1', 'TLSv1.2', 'TLSv1.3'" },
+    [`${path}.alpnProtocols`]: { good: [[], ['http/1.1'], ['h2', 'http/1.1', 'acme/1']], bad: ['h2', 5, null, {}], expected: 'an array' }
+  }
+}
+
 /** Of each option some values that are right, some that are wrong, and what is expected instead of those. */
 const cases: Record<string, Cases> = {
   backends: { good: [[], [URL_1], [{ url: URL_1 }], [URL_1, { id: 'b', url: 'http://127.0.0.1:2' }]], bad: [URL_1, 5, null, {}], expected: 'an array' },
   'backends[0]': { good: [URL_1, { url: URL_1 }, { url: new URL(URL_1) }], bad: [5, '', null, true], expected: 'a URL string or an object with a url' },
+  'backends[0].http2': { good: [true, false, 'auto'], bad: ['h2', 2, null], expected: "a boolean or 'auto'" },
   'backends[0].id': { good: ['a', 'ü', 'x'.repeat(128)], bad: ['', 5, null, 'x'.repeat(129)], expected: 'a string of at least 1 characters and of at most 128 characters' },
-  'backends[0].url': { good: [URL_1, 'https://example.com/base/', new URL(URL_1)], bad: [undefined, '', 5, null, {}, []], expected: 'an http: or https: URL' },
+  'backends[0].url': { good: [URL_1, 'https://example.com/base/', new URL(URL_1), 'unix:/run/app.sock:/base', 'http://unix:/run/app.sock'], bad: [undefined, '', 5, null, {}, []], expected: 'an http:, https: or unix: URL' },
+  ...tlsCasesAt('backends[0].tls'),
   'backends[0].weight': { good: [0, 1, 65_535], bad: [-1, 65_536, 1.5, '1', NaN, Infinity, null], expected: 'an integer of at least 0 and of at most 65535' },
   'backends[0].priority': integer(0, 127),
   'backends[0].backup': aBoolean,
@@ -359,13 +385,43 @@ const cases: Record<string, Cases> = {
   'timeout.connect': milliseconds,
   'timeout.headers': milliseconds,
   'timeout.idle': milliseconds,
+  'timeout.tunnel': milliseconds,
   'timeout.request': milliseconds,
+  websocket: aBoolean,
+  upgrades: { good: [[], ['x-own', 'HTTP/2.0']], bad: ['x-own', 5, null, {}], expected: 'an array' },
+  http2: { good: [true, false, 'auto'], bad: ['h2', 2, null], expected: "a boolean or 'auto'" },
+  dns: { good: [true, false, {}, { minTtl: 5 }], bad: ['8.8.8.8', 5, null, []], expected: 'a boolean or an object of options' },
+  'dns.minTtl': { ...milliseconds, good: [0, 2.5, 300_000] },
+  'dns.maxTtl': { ...milliseconds, good: [1_000, 86_400_000] },
+  'dns.systemTtl': milliseconds,
+  'dns.errorTtl': milliseconds,
+  'dns.staleWhileRevalidate': { ...milliseconds, good: [0, 2.5, 300_000] },
+  'dns.staleIfError': { ...milliseconds, good: [300_000, 86_400_000] },
+  'dns.servers': { good: [['127.0.0.1'], ['127.0.0.1:5353', '[::1]:53']], bad: ['127.0.0.1', 5, null, []], expected: 'an array of at least 1 item' },
+  'dns.timeout': pool(1),
+  'dns.tries': pool(1),
+  discovery: { good: [false, 'dns', 'dns-srv', { type: 'dns' }], bad: [true, 'srv', 5, null, []], expected: "'dns', 'dns-srv', a function, an object of options with a type, or false" },
+  'discovery.type': { good: ['dns', 'dns-srv', nothing], bad: ['srv', 5, true, null], expected: "'dns', 'dns-srv' or a function" },
+  'discovery.interval': { good: [1, 2.5, 10_000], bad: [0, -1, '5', NaN, null], expected: 'a number of at least 1' },
+  'discovery.jitter': { good: [0, 0.5, 1], bad: [-0.1, 1.1, '0', null], expected: 'a number of at least 0 and of at most 1' },
+  'discovery.timeout': { good: [1, 2.5, 10_000], bad: [0, -1, '5', NaN, null], expected: 'a number of at least 1' },
+  'discovery.emptyGrace': milliseconds,
+  'discovery.drainTimeout': milliseconds,
+  'discovery.readyTimeout': milliseconds,
   pool: { good: [{}, { connections: 3 }, new ConnectionPool()], bad: [5, 'x', true, null], expected: 'an object of pool options, or a ConnectionPool with dispatcherFor(), stats() and close()' },
   'pool.connections': pool(1),
   'pool.connectTimeout': pool(0),
   'pool.idleTimeout': pool(1),
   'pool.keepAliveMargin': pool(0),
   'pool.maxHeaderSize': pool(1024),
+  'pool.maxRequestsPerConnection': pool(0),
+  'pool.maxConcurrentStreams': pool(1),
+  ...tlsCasesAt('pool.tls'),
+  'pool.socketPath': { good: ['/run/app.sock', '@app'], bad: ['', 5, null, {}], expected: 'a string of at least 1 characters' },
+  'pool.localAddress': { good: ['127.0.0.1', '::1', 'fe80::1%lo'], bad: ['', 'localhost', '1.2.3', 5, null], expected: 'an IP address' },
+  'pool.family': { good: [4, 6], bad: [0, 5, '4', 'IPv4', null], expected: '4 or 6' },
+  'pool.autoSelectFamily': aBoolean,
+  'pool.dispatcher': { good: [new Agent(), nothing, { dispatch: nothing }], bad: [{}, 'agent', true, null, 5], expected: 'a Dispatcher with dispatch(), or a function that makes one for a backend' },
   preserveHost: aBoolean,
   forwarded: { good: [true, false, {}, { xForwarded: true, standard: false }], bad: ['yes', 1, null], expected: 'a boolean or an object { xForwarded, standard }' },
   'forwarded.xForwarded': aBoolean,
@@ -399,7 +455,11 @@ const cases: Record<string, Cases> = {
   'routes[0].timeout.connect': milliseconds,
   'routes[0].timeout.headers': milliseconds,
   'routes[0].timeout.idle': milliseconds,
+  'routes[0].timeout.tunnel': milliseconds,
   'routes[0].timeout.request': milliseconds,
+  'routes[0].websocket': aBoolean,
+  'routes[0].onUpgrade': aFunction,
+  'routes[0].onTunnelClose': aFunction,
   'routes[0].preserveHost': aBoolean,
   'routes[0].rewriteRequestHeaders': aFunction,
   'routes[0].rewriteHeaders': aFunction,
@@ -625,10 +685,10 @@ t.test('what is not given is as the defaults say, and what is undefined counts a
   for (const given of [{}, allUndefined]) {
     const { options, state } = new ProxyManager(given)
     t.match(options, { backends: [], balancer: 'round-robin', weights: false, slowStart: false, affinity: false, panicThreshold: 0.5, preserveHost: false, forwarded: true, via: 'rockstar-proxy', upstreams: {}, routes: [], shutdownTimeout: 9_000 })
-    t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 60_000, request: 30_000 })
+    t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 60_000, tunnel: 3_600_000, request: 30_000 })
     t.equal(state.via, 'rockstar-proxy')
     t.strictSame({ ...state.forwarded }, { xForwarded: true, standard: true })
-    t.strictSame({ ...(state.pool as ConnectionPool).options }, { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, keepAliveMargin: 1_000, maxHeaderSize: 16_384 })
+    t.strictSame({ ...(state.pool as ConnectionPool).options }, { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, maxRequestsPerConnection: 0, maxConcurrentStreams: 100, keepAliveMargin: 1_000, maxHeaderSize: 16_384, autoSelectFamily: true })
     t.equal(state.balancer.type, 'round-robin')
     t.match(state.selector, { affinity: null, panicThreshold: 0.5, zone: undefined })
     t.match(state.breaker, { type: 'circuit-breaker', options: { timeout: 30_000, maxTimeout: 300_000, jitter: 0.1, halfOpenRequests: 1, successThreshold: 1 } })
@@ -695,7 +755,7 @@ t.test('false switches an observer off', t => {
 
 t.test('a part of an object leaves the rest of it as the defaults say', t => {
   const { state } = new ProxyManager({ timeout: { idle: 7 }, pool: { connections: 2 }, forwarded: { standard: false } })
-  t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 7, request: 30_000 })
+  t.strictSame({ ...state.timeouts }, { connect: 10_000, headers: 30_000, idle: 7, tunnel: 3_600_000, request: 30_000 })
   t.match((state.pool as ConnectionPool).options, { connections: 2, idleTimeout: 90_000 })
   t.strictSame({ ...state.forwarded }, { xForwarded: true, standard: false })
   const { weights, slowStart, affinity } = new ProxyManager({ weights: { from: 'load-report', max: 3 }, slowStart: { window: 7 }, affinity: { secret: SECRET, maxAge: 9 } }).options
@@ -710,7 +770,7 @@ t.test('0 and false are values, not gaps', t => {
     shutdownTimeout: 0,
     via: false,
     forwarded: false,
-    timeout: { connect: 0, headers: 0, idle: 0, request: 0 },
+    timeout: { connect: 0, headers: 0, idle: 0, tunnel: 0, request: 0 },
     pool: { connectTimeout: 0, keepAliveMargin: 0 },
     panicThreshold: 0,
     weights: { from: 'load-report', blackout: 0 },
@@ -726,7 +786,7 @@ t.test('0 and false are values, not gaps', t => {
   t.equal(options.shutdownTimeout, 0)
   t.equal(state.via, null)
   t.strictSame({ ...state.forwarded }, { xForwarded: false, standard: false })
-  t.strictSame({ ...state.timeouts }, { connect: 0, headers: 0, idle: 0, request: 0 })
+  t.strictSame({ ...state.timeouts }, { connect: 0, headers: 0, idle: 0, tunnel: 0, request: 0 })
   t.match((state.pool as ConnectionPool).options, { connectTimeout: 0, keepAliveMargin: 0 })
   t.match(state.list()[0], { weight: 0, isActive: false, priority: 0 }, 'a priority of 0 is one, whatever `backup` says')
   t.equal(state.selector.panicThreshold, 0)
@@ -755,7 +815,7 @@ t.test('resolveOptions() leaves its argument alone and gives a copy', t => {
   const resolved = resolveOptions(TimeoutOptionsSchema, given, 'timeout')
   t.not(resolved, given)
   t.strictSame(given, { connect: 5 })
-  t.strictSame(resolved, { connect: 5, headers: 30_000, idle: 60_000, request: 30_000 })
+  t.strictSame(resolved, { connect: 5, headers: 30_000, idle: 60_000, tunnel: 3_600_000, request: 30_000 })
   t.end()
 })
 

@@ -131,7 +131,7 @@ t.test('a bad upstream is not half added', t => {
   const manager = new ProxyManager({})
   const bad: [unknown, RegExp][] = [
     [{ backend: [] }, /^upstreams\.x\.backend is not an option; did you mean 'backends'\?$/],
-    [{ backends: ['ftp://x'] }, /^upstreams\.x\.backends\[0\] must be an http: or https: URL/],
+    [{ backends: ['ftp://x'] }, /^upstreams\.x\.backends\[0\] must be an http:, https: or unix: URL/],
     [{ timeout: { idle: -1 } }, /^upstreams\.x\.timeout\.idle must be a number of at least 0, and is -1$/],
     [{ routes: [] }, /^upstreams\.x\.routes is not an option/],
     [null, /^upstreams\.x must be an object, and is null$/],
@@ -274,6 +274,7 @@ t.test('metrics that have counted nothing are all zeros, and plain data', t => {
   const manager = new ProxyManager({ backends: [A], upstreams: { one: { backends: [B] }, two: {} } })
   const none = {
     ...zero,
+    tunnels: { open: 0, total: 0, bytesReceived: 0, bytesSent: 0 },
     totalRetries: 0,
     retriesDenied: 0,
     hedgedRequests: 0,

@@ -144,7 +144,7 @@ describe('what is known of a backend\'s health', () => {
 
 describe('listeners', () => {
   test('are told what their event is about', () => {
-    for (const name of ['backend:added', 'backend:draining', 'backend:removed'] as const) proxy.on(name, event => { expect(event).type.toBe<BackendEvent>() })
+    for (const name of ['backend:added', 'backend:draining', 'backend:drained', 'backend:removed'] as const) proxy.on(name, event => { expect(event).type.toBe<BackendEvent>() })
     for (const name of ['backend:healthy', 'backend:unhealthy', 'backend:returned'] as const) proxy.on(name, event => { expect(event).type.toBe<HealthEvent>() })
     for (const name of ['circuit:open', 'circuit:half-open', 'circuit:closed'] as const) proxy.on(name, event => { expect(event).type.toBe<CircuitEvent>() })
     for (const name of ['panic:on', 'panic:off'] as const) proxy.on(name, event => { expect(event).type.toBe<PanicEvent>() })
@@ -166,7 +166,7 @@ describe('listeners', () => {
   test('all events tell where and when', () => {
     expect<ProxyEvents[ProxyEventName][0]>().type.toBeAssignableTo<ProxyEvent>()
     expect<ProxyEventName>().type.toBe<
-      'backend:added' | 'backend:draining' | 'backend:removed' | 'backend:healthy' | 'backend:unhealthy' | 'backend:ejected' | 'backend:returned' |
+      'backend:added' | 'backend:draining' | 'backend:drained' | 'backend:removed' | 'backend:healthy' | 'backend:unhealthy' | 'backend:ejected' | 'backend:returned' |
       'circuit:open' | 'circuit:half-open' | 'circuit:closed' | 'panic:on' | 'panic:off'
     >()
   })

@@ -1,6 +1,7 @@
 import fc from 'fast-check'
 import t from 'tap'
 import { Backend } from '../../../lib/backend.ts'
+import { checkConnectorOf } from '../../../lib/pool/index.ts'
 import type { CheckResult } from '../../../lib/health/check.ts'
 import { ActiveHealth } from '../../../lib/health/index.ts'
 import { resolveOptions } from '../../../lib/options.ts'
@@ -54,7 +55,12 @@ class Rig {
 
   constructor (options: HealthOptions = {}, random = seeded(4)) {
     const checker = (backend: unknown, { signal }: { signal: AbortSignal }) => this.#check(backend as Backend, signal)
-    this.health = new ActiveHealth(resolveOptions<HealthOptions>(HealthOptionsSchema, { checker, ...options }, 'health'), { clock: this.clock, random }, {
+    this.health = new ActiveHealth(resolveOptions<HealthOptions>(HealthOptionsSchema, { checker, ...options }, 'health'), {
+      clock: this.clock,
+      random,
+      connectorFor: (backend, port) => checkConnectorOf(null, backend, port),
+      dispatcherFor: () => null
+    }, {
       onHealthChecked: ({ id }, result, changed, proves) => { this.told.push({ id, at: this.clock.now(), result, changed, proves }) }
     })
   }

@@ -5,12 +5,13 @@ import { Agent, Client, Pool, RetryAgent, type Dispatcher } from 'undici'
 import { Backend } from '../../../lib/backend.ts'
 import { createPool, type Connection, type PooledHandler } from '../../../lib/pool/index.ts'
 import { BackendConnections } from '../../../lib/pool/backend-connections.ts'
+import { Connector } from '../../../lib/pool/connector.ts'
 import { ConnectionPool } from '../../../lib/pool/connection-pool.ts'
-import type { BackendPoolStats, ConnectionPool as Contract, PoolOptions, PoolStats } from '../../../types/index.ts'
+import type { BackendPoolStats, ConnectionPool as Contract, PoolOptions, PoolSettings, PoolStats } from '../../../types/index.ts'
 import { startGateway, type Gateway } from '../../helpers/app.ts'
 import { ok, rawBackend, until, type RawBackend } from '../../helpers/wire.ts'
 
-const DEFAULTS: Required<PoolOptions> = { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, keepAliveMargin: 1_000, maxHeaderSize: 16_384 }
+const DEFAULTS: PoolSettings = { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, maxRequestsPerConnection: 0, maxConcurrentStreams: 100, keepAliveMargin: 1_000, maxHeaderSize: 16_384, autoSelectFamily: true }
 
 /** One request, and how it ended. */
 class Call implements PooledHandler {
@@ -61,7 +62,8 @@ class Call implements PooledHandler {
 }
 
 function open (t: Test, url: string, options: PoolOptions = {}): BackendConnections {
-  const connections = new BackendConnections(url, { ...DEFAULTS, ...options })
+  const settings = { ...DEFAULTS, ...options }
+  const connections = new BackendConnections(url, new Connector(new Backend(url, 0), settings), settings)
   t.teardown(() => connections.destroy())
   return connections
 }

@@ -26,7 +26,7 @@ async function ask (t: Test, gateway: Gateway): Promise<Message> {
 }
 
 t.test('has the defaults of the plan, and does not change what it is given', async t => {
-  t.same(new ConnectionPool().options, { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, keepAliveMargin: 1_000, maxHeaderSize: 16_384 })
+  t.same(new ConnectionPool().options, { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, maxRequestsPerConnection: 0, maxConcurrentStreams: 100, keepAliveMargin: 1_000, maxHeaderSize: 16_384, autoSelectFamily: true })
   const given = Object.freeze({ connections: 3 })
   t.match(new ConnectionPool(given).options, { connections: 3, idleTimeout: 90_000 })
   t.same(given, { connections: 3 })

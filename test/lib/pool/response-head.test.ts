@@ -62,6 +62,18 @@ t.test('what is behind the final head passes at once, whatever it looks like', a
   t.equal(readThrough([FINAL + CONTINUE, CONTINUE, 'HTTP/1.1 1']).time, `${FINAL}${CONTINUE}${CONTINUE}HTTP/1.1 1`)
 })
 
+t.test('a 101 is final: what is behind it is of another protocol, and passes at once', async t => {
+  const switched = 'HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n'
+  const isFinal = (time: string) => /HTTP\/1\.1 101[^]*\r\n\r\n/.test(time)
+  for (const rest of ['bytes', CONTINUE, HINTS, FINAL, 'HTTP/1.1 1']) {
+    const seen = readThrough([switched + rest], isFinal)
+    t.equal(seen.time, switched + rest)
+    t.equal(seen.statusLine, switched + rest, 'in the piece that it came in')
+    t.equal(readThrough([HINTS + CONTINUE + switched + rest], isFinal).time, `${HINTS}[100]${switched}${rest}`)
+    t.equal(readThrough([...(switched + rest)], isFinal).time, switched + rest)
+  }
+})
+
 t.test('what is no response passes at once, for undici to judge', async t => {
   for (const bytes of ['SSH-2.0\r\n', 'x', 'HTTPS', 'http/1.1 200 OK\r\n', '\0\0\0', 'HTTP/1.1 1000 Long\r\n\r\n', 'HTTP/1.1 10x\r\n\r\n', 'HTTP/1.1 100x\r\n\r\n', 'HTTP/1.1 abc\r\n']) {
     t.equal(readThrough([bytes], () => false).time, bytes, JSON.stringify(bytes))
