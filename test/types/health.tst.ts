@@ -167,7 +167,7 @@ describe('listeners', () => {
     expect<ProxyEvents[ProxyEventName][0]>().type.toBeAssignableTo<ProxyEvent>()
     expect<ProxyEventName>().type.toBe<
       'backend:added' | 'backend:draining' | 'backend:drained' | 'backend:removed' | 'backend:healthy' | 'backend:unhealthy' | 'backend:ejected' | 'backend:returned' |
-      'circuit:open' | 'circuit:half-open' | 'circuit:closed' | 'panic:on' | 'panic:off'
+      'circuit:open' | 'circuit:half-open' | 'circuit:closed' | 'panic:on' | 'panic:off' | 'discovery:failed' | 'discovery:recovered'
     >()
   })
 
