@@ -293,3 +293,27 @@ t.test('the end leaves no timer, also in the middle of a look', async t => {
   clock.advance(100_000)
   t.equal(left, 0)
 })
+
+t.test('one in whose place another has come takes no circuit with it when it goes, and goes with its upstream', async t => {
+  const { upstream, next } = await scene(t, [A], { breaker: false })
+  const old = upstream.get('a')
+  old.counters.begin()
+  await next([{ ...A, url: 'http://127.0.0.1:9' }])
+  t.equal(upstream.list().length, 2)
+  old.settle('successful', 1)
+  await settle()
+  await settle()
+  t.equal(upstream.list().length, 1)
+  t.equal(upstream.breaker.getState('a'), 'closed')
+  const second = upstream.get('a')
+  second.counters.begin()
+  await next([{ ...A, url: 'http://127.0.0.1:10' }])
+  let gone = false
+  const removal = upstream.removeAll({ drain: { timeout: 30_000 } }).then(() => { gone = true })
+  await settle()
+  await settle()
+  t.equal(gone, false, 'the one before it has something under way')
+  second.settle('successful', 1)
+  await removal
+  t.strictSame(upstream.list(), [])
+})

@@ -824,3 +824,19 @@ t.test('what is sent again comes before what has waited less', LIMIT, async t =>
   }
   t.pass()
 })
+
+t.test('a backend that does not close its side holds up nobody who closes', LIMIT, async t => {
+  const clock = new FakeClock()
+  const backend = await frameBackend(t, answering)
+  const connections = connectionsTo(t, backend, {}, clock)
+  await ask(connections).ended()
+  // Its side stays open, whatever is said to it.
+  backend.peers[0].socket.allowHalfOpen = true
+  let closed = false
+  const closing = connections.close().then(() => { closed = true })
+  await until(() => backend.peers[0].frames.some(({ type }) => type === GOAWAY))
+  await turns()
+  if (!closed) clock.advance(1_000)
+  await closing
+  t.equal(connections.stats().total, 0)
+})

@@ -97,3 +97,17 @@ t.test('a folder that is not there is looked for', { timeout: LIMIT }, async t =
   writeFileSync(join(folder, 'a'), 'one')
   await advanceUntil(clock, 5_000, () => changes() === 1)
 })
+
+t.test('what goes on all the time in the folder does not put a look off', { timeout: LIMIT }, async t => {
+  const folder = folderFor(t)
+  const [file, log] = [join(folder, 'cert.pem'), join(folder, 'log')]
+  writeFileSync(file, 'one')
+  const { clock, changes } = await watched(t, [file])
+  writeFileSync(file, 'two')
+  await advanceUntil(clock, 10, () => {
+    // Each tells of itself before the folder has been quiet for long enough.
+    writeFileSync(log, String(clock.now()))
+    return changes() === 1
+  })
+  t.pass()
+})

@@ -197,3 +197,17 @@ t.test('leave(): the pace', async t => {
   t.ok((moments.at(-1) as number) > 200 && (moments.at(-1) as number) <= 402, `the last after ${moments.at(-1)} ms`)
   t.ok(new Set(moments).size > 25)
 })
+
+t.test('an end that comes sooner than the one there was before is heeded, a later one is not', async t => {
+  const { clock, tunnels, open } = rig(t, () => 0.5)
+  const { client } = await open()
+  tunnels.leave(60_000)
+  tunnels.leave(1_000_000)
+  tunnels.leave(8)
+  clock.advance(1)
+  await turns()
+  t.equal(client.received, '')
+  clock.advance(1)
+  await client.receive('\x88\x02\x03\xe9')
+  t.equal(client.received.length, 4)
+})
