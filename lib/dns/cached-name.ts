@@ -1,6 +1,7 @@
 import type { Clock, DnsEntry, DnsOptions } from '../../types/index.ts'
 import { reachable, type Address } from './address.ts'
-import { ResolveError, type Answer, type NameResolver } from './name-resolver.ts'
+import type { Answer, NameResolver } from './name-resolver.ts'
+import { ResolveError } from './resolve-error.ts'
 
 /** Milliseconds between two questions for a name because connections fail, at the least. */
 const HURRY = 1_000

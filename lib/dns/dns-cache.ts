@@ -3,7 +3,8 @@ import type { LookupFunction } from 'node:net'
 import type { Clock, DnsOptions, DnsStats } from '../../types/index.ts'
 import type { Address } from './address.ts'
 import { CachedName, type Found } from './cached-name.ts'
-import { NameResolver, ResolveError, type ResolverEnv } from './name-resolver.ts'
+import { NameResolver, type ResolverEnv } from './name-resolver.ts'
+import { ResolveError } from './resolve-error.ts'
 
 /** Names that are remembered at the most; beyond, the one not asked for the longest goes. */
 const MOST = 10_000

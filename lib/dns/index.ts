@@ -7,7 +7,7 @@ import { DnsCache, type DnsEnv } from './dns-cache.ts'
 export type { Address } from './address.ts'
 export { DnsCache } from './dns-cache.ts'
 export { HostsFile } from './hosts-file.ts'
-export { ResolveError } from './name-resolver.ts'
+export { ResolveError } from './resolve-error.ts'
 export { watchConnect } from './watch-connect.ts'
 
 /** The cache that an option means. Throws `INVALID_OPTIONS`. */

@@ -1,9 +1,10 @@
-import { lookup as systemLookup, Resolver } from 'node:dns/promises'
+import { lookup as systemLookup } from 'node:dns/promises'
 import type { SrvRecord } from 'node:dns'
 import type { Clock, DnsOptions, Timer } from '../../types/index.ts'
-import { proxyError } from '../errors.ts'
 import { ipAddress, type Address } from './address.ts'
+import { DnsClient, type DnsClientEnv } from './dns-client.ts'
 import { HostsFile } from './hosts-file.ts'
+import { codeOf, GONE, ResolveError } from './resolve-error.ts'
 
 /** Where a name leads. */
 export interface Answer {
@@ -21,36 +22,15 @@ interface Part {
   readonly code: string | null
 }
 
-/** A name that could not be resolved. Its message is for logs only. */
-export class ResolveError extends Error {
-  readonly code: string
-  readonly hostname: string
-  /** Whether there is no such name, as against that nobody knows. */
-  readonly gone: boolean
-
-  constructor (hostname: string, code: string) {
-    super(`the name '${hostname}' could not be resolved: ${code}`)
-    this.name = 'ResolveError'
-    this.code = code
-    this.hostname = hostname
-    this.gone = GONE.has(code)
-  }
-}
-
-/** There is no such name, or it has no such records. */
-const GONE: ReadonlySet<string> = new Set(['ENOTFOUND', 'ENODATA'])
 /** The system would ask the same servers, and block one of Node's few threads for as long as that takes. */
 const FAILED: ReadonlySet<string> = new Set(['ETIMEOUT', 'ESERVFAIL', 'ECANCELLED'])
 /** Milliseconds that addresses of one family wait for those of the other. RFC 8305, 3. */
 const RESOLUTION_DELAY = 50
 
 /** What the resolver does not do by itself; tests have others. */
-export interface ResolverEnv {
-  readonly clock: Clock
+export interface ResolverEnv extends DnsClientEnv {
   readonly hosts?: HostsFile
   readonly lookup?: (name: string, options: { all: true, verbatim: true }) => Promise<{ address: string }[]>
-  /** The system's DNS servers. */
-  readonly systemServers?: string[]
 }
 
 /**
@@ -63,25 +43,16 @@ export class NameResolver {
   readonly #clock: Clock
   readonly #hosts: HostsFile
   readonly #lookup: NonNullable<ResolverEnv['lookup']>
-  readonly #resolver: Resolver
-  #closed = false
+  readonly #client: DnsClient
 
   /** Throws `INVALID_OPTIONS`, naming `path`. */
   constructor (options: DnsOptions, env: ResolverEnv, path = 'dns') {
-    const { timeout, tries, servers } = options
     this.#options = options as Required<DnsOptions>
-    this.#own = servers !== undefined
+    this.#own = options.servers !== undefined
     this.#clock = env.clock
     this.#hosts = env.hosts ?? new HostsFile()
     this.#lookup = env.lookup ?? systemLookup
-    this.#resolver = new Resolver({ timeout, tries })
-    if (env.systemServers !== undefined) this.#resolver.setServers(env.systemServers)
-    if (servers === undefined) return
-    try {
-      this.#resolver.setServers(servers)
-    } catch {
-      throw proxyError('INVALID_OPTIONS', undefined, `${path}.servers must be IP addresses, perhaps with a port, and is [${servers.map(server => `'${server}'`).join(', ')}]`)
-    }
+    this.#client = new DnsClient(options, env, path)
   }
 
   /**
@@ -99,15 +70,14 @@ export class NameResolver {
     const codes = [four.code, six.code] as string[]
     // What one family does not have may be in the answer that has failed.
     const failure = codes.find(code => FAILED.has(code))
-    if (failure !== undefined || this.#own || this.#closed) throw new ResolveError(name, failure ?? codes.find(code => !GONE.has(code)) ?? codes[0])
+    if (failure !== undefined || this.#own || this.#client.closed) throw new ResolveError(name, failure ?? codes.find(code => !GONE.has(code)) ?? codes[0])
     return await this.#askSystem(name)
   }
 
   /** The SRV records of a name, in the order of the answer. Rejects with a {@link ResolveError}. */
   async resolveSrv (name: string): Promise<SrvRecord[]> {
-    if (this.#closed) throw new ResolveError(name, 'ECANCELLED')
     try {
-      return await this.#resolver.resolveSrv(name)
+      return await this.#client.ask(resolver => resolver.resolveSrv(name))
     } catch (error) {
       throw new ResolveError(name, codeOf(error))
     }
@@ -115,8 +85,7 @@ export class NameResolver {
 
   /** Gives up all questions that are out. */
   close (): void {
-    this.#closed = true
-    this.#resolver.cancel()
+    this.#client.close()
   }
 
   async #both (name: string, onFirst: (answer: Answer) => void): Promise<[Part, Part]> {
@@ -132,11 +101,10 @@ export class NameResolver {
   }
 
   async #askFor (name: string, family: 4 | 6): Promise<Part> {
-    if (this.#closed) return { addresses: [], ttl: 0, code: 'ECANCELLED' }
     try {
       const records = family === 4
-        ? await this.#resolver.resolve4(name, { ttl: true })
-        : await this.#resolver.resolve6(name, { ttl: true })
+        ? await this.#client.ask(resolver => resolver.resolve4(name, { ttl: true }))
+        : await this.#client.ask(resolver => resolver.resolve6(name, { ttl: true }))
       if (records.length === 0) return { addresses: [], ttl: Infinity, code: 'ENODATA' }
       return { addresses: records.map(({ address }) => ipAddress(address)), ttl: Math.min(...records.map(({ ttl }) => ttl)) * 1_000, code: null }
     } catch (error) {
@@ -164,8 +132,4 @@ export class NameResolver {
       throw new ResolveError(name, codeOf(error))
     }
   }
-}
-
-function codeOf (error: unknown): string {
-  return (error as NodeJS.ErrnoException).code ?? 'EUNKNOWN'
 }

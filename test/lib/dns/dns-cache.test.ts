@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import { createDnsCache, HostsFile, type DnsCache } from '../../../lib/dns/index.ts'
 import type { DnsOptions } from '../../../types/index.ts'
 import { FakeClock } from '../../helpers/clock.ts'
-import { dnsServer, type DnsServer } from '../../helpers/dns-server.ts'
+import { dnsServer, type DnsServer, type Script } from '../../helpers/dns-server.ts'
 import { until } from '../../helpers/wire.ts'
 
 interface Scene {
@@ -265,7 +265,7 @@ t.test('what the DNS servers of the system do not know, the system looks up, for
   }
   const clock = new FakeClock()
   const server = await dnsServer(t)
-  const cache = createDnsCache({ timeout: 100, tries: 1, systemTtl: 4_000 }, { clock, random: () => 0, hosts: new HostsFile('/nowhere'), lookup: system, systemServers: [server.address] }, 'dns')
+  const cache = createDnsCache({ timeout: 100, tries: 1, systemTtl: 4_000 }, { clock, random: () => 0, hosts: new HostsFile('/nowhere'), lookup: system, systemServers: () => [server.address] }, 'dns')
   t.teardown(() => cache.close())
   server.set('known', ['127.0.0.1']).set('silent', { silent: true }).set('failing', { fail: 'SERVFAIL' }).set('refused', { fail: 'REFUSED' })
   const get = (name: string) => look(cache, name, { all: true })
@@ -279,6 +279,111 @@ t.test('what the DNS servers of the system do not know, the system looks up, for
   t.equal(await get('later'), 'EAI_AGAIN')
   t.equal(await get('refused'), 'ENOTFOUND')
   t.strictSame(asked, ['printer.local', 'nobody', 'later', 'refused'])
+})
+
+/** A cache that asks the servers of the system, which are those of the list as it is at the time. */
+async function systemScene (t: Test) {
+  const clock = new FakeClock()
+  const [before, after] = [await dnsServer(t), await dnsServer(t)]
+  const system = { servers: [before.address], reads: 0, broken: false }
+  const systemServers = () => {
+    system.reads++
+    if (system.broken) throw new Error('EFILE')
+    return system.servers
+  }
+  const cache = createDnsCache({ timeout: 100, tries: 1 }, { clock, random: () => 0, hosts: new HostsFile('/nowhere'), systemServers }, 'dns')
+  t.teardown(() => cache.close())
+  return { clock, before, after, system, cache, get: (name: string) => look(cache, name, { all: true }) }
+}
+
+t.test('when the servers of the system fail it is looked whether there are others, and these are asked at once', async t => {
+  for (const script of [{ silent: true }, { fail: 'SERVFAIL' }, { fail: 'REFUSED' }] satisfies Script[]) {
+    const { clock, before, after, system, cache, get } = await systemScene(t)
+    before.set('old', ['127.0.0.1']).set('new', script).set('_http._tcp', script)
+    after.set('new', ['127.0.0.2']).set('_http._tcp', { srv: [['a.internal', 80]] })
+    t.equal(await get('old'), '127.0.0.1')
+    system.servers = [after.address]
+    clock.advance(1_000)
+    t.equal(system.reads, 1, 'not while they answer')
+    t.equal(await get('new'), '127.0.0.2')
+    t.equal(system.reads, 2, 'once, though both families have failed')
+    t.equal((await cache.resolveSrv('_http._tcp'))[0].name, 'a.internal')
+    t.equal(before.asked('_http._tcp'), 0, 'those before are asked no more')
+  }
+})
+
+t.test('SRV records are asked for again as well', async t => {
+  const { clock, before, after, system, cache } = await systemScene(t)
+  before.set('_http._tcp', { fail: 'SERVFAIL' })
+  after.set('_http._tcp', { srv: [['a.internal', 80]] })
+  system.servers = [after.address]
+  clock.advance(1_000)
+  t.equal((await cache.resolveSrv('_http._tcp'))[0].name, 'a.internal')
+})
+
+t.test('it is looked at most once a second, and the same servers are not asked again', async t => {
+  const { clock, before, system, get } = await systemScene(t)
+  for (const name of ['a', 'b', 'c', 'd']) before.set(name, { fail: 'SERVFAIL' })
+  t.equal(await get('a'), 'ESERVFAIL')
+  t.equal(system.reads, 1, 'they were read just now')
+  clock.advance(1_000)
+  t.equal(await get('b'), 'ESERVFAIL')
+  t.equal(before.asked('b'), 2, 'by A and AAAA')
+  clock.advance(999)
+  t.equal(await get('c'), 'ESERVFAIL')
+  t.equal(system.reads, 2)
+  clock.advance(1)
+  t.equal(await get('d'), 'ESERVFAIL')
+  t.equal(system.reads, 3)
+})
+
+t.test('that there is no such name is no reason to look', async t => {
+  const { clock, system, cache } = await systemScene(t)
+  clock.advance(1_000)
+  await t.rejects(cache.resolveSrv('nobody'), { code: 'ENOTFOUND' })
+  t.equal(system.reads, 1)
+})
+
+t.test('where they cannot be read, those known stay', async t => {
+  const { clock, before, system, get } = await systemScene(t)
+  before.set('a', { fail: 'SERVFAIL' }).set('b', ['127.0.0.1'])
+  clock.advance(1_000)
+  system.broken = true
+  t.equal(await get('a'), 'ESERVFAIL')
+  t.equal(system.reads, 2)
+  t.equal(await get('b'), '127.0.0.1')
+})
+
+t.test('close gives up the questions that servers of before still have', async t => {
+  const clock = new FakeClock()
+  const [before, after] = [await dnsServer(t), await dnsServer(t)]
+  let servers = [before.address]
+  const cache = createDnsCache({ timeout: 5_000, tries: 1 }, { clock, random: () => 0, hosts: new HostsFile('/nowhere'), systemServers: () => servers }, 'dns')
+  before.set('slow', { silent: true }).set('failing', { fail: 'SERVFAIL' })
+  after.set('failing', ['127.0.0.2']).set('late', { silent: true })
+  const slow = look(cache, 'slow', { all: true })
+  await before.whenAsked('slow', 2)
+  servers = [after.address]
+  clock.advance(1_000)
+  t.equal(await look(cache, 'failing', { all: true }), '127.0.0.2')
+  const late = look(cache, 'late', { all: true })
+  await after.whenAsked('late', 2)
+  cache.close()
+  t.strictSame(await Promise.all([slow, late]), ['ECANCELLED', 'ECANCELLED'])
+  t.equal(after.asked('slow'), 0)
+})
+
+t.test('servers given by option are asked whatever the system says', async t => {
+  const clock = new FakeClock()
+  const server = await dnsServer(t)
+  let reads = 0
+  const cache = createDnsCache({ servers: [server.address], timeout: 100, tries: 1 }, { clock, random: () => 0, hosts: new HostsFile('/nowhere'), systemServers: () => [`127.0.0.1:${++reads}`] }, 'dns')
+  t.teardown(() => cache.close())
+  server.set(NAME, { fail: 'SERVFAIL' })
+  clock.advance(1_000)
+  t.equal(await look(cache, NAME, { all: true }), 'ESERVFAIL')
+  t.equal(server.asked(NAME), 2)
+  t.equal(reads, 0)
 })
 
 t.test('names that servers given by option do not know are not looked up by the system', async t => {
