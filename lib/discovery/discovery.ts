@@ -12,8 +12,8 @@ import { Watch, type WatchListener } from './watch.ts'
 /** Any long time, in milliseconds. */
 const HOLD = 1_000_000
 
-/** Who lists what is found, and hears where nothing can be. */
-export interface DiscoveryListener extends Listing {
+/** Who hears where nothing can be found. */
+export interface DiscoveryListener {
   onDiscoveryFailed (source: string, cause: string): void
   onDiscoveryRecovered (source: string, cause: string): void
   /** The app starts without what these sources would have found. */
@@ -42,11 +42,11 @@ export class Discovery implements WatchListener {
   #stopped = false
 
   /** @param options with their defaults */
-  constructor (options: DiscoveryOptions, env: DiscoveryEnv, listener: DiscoveryListener) {
+  constructor (options: DiscoveryOptions, env: DiscoveryEnv, listing: Listing, listener: DiscoveryListener) {
     this.#options = options
     this.#env = env
     this.#listener = listener
-    this.#roster = new Roster(listener, options.drainTimeout as number)
+    this.#roster = new Roster(listing, env.clock, options.drainTimeout as number)
     if (typeof options.type === 'function') this.#watch(new FunctionSource(options.type))
   }
 

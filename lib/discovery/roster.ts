@@ -1,4 +1,4 @@
-import type { BackendChanges } from '../../types/index.ts'
+import type { BackendChanges, Clock } from '../../types/index.ts'
 import { Backend } from '../backend.ts'
 import { changesOf, isSamePlace, type Said } from './said.ts'
 
@@ -6,7 +6,6 @@ import { changesOf, isSamePlace, type Said } from './said.ts'
 export interface Listing {
   /** The backend that has an id, if any. */
   known (id: string): Backend | undefined
-  wall (): number
   /** Lists one. Throws where it cannot be. */
   enlist (backend: Backend): void
   update (id: string, changes: BackendChanges): Backend
@@ -35,11 +34,13 @@ interface Entry {
  */
 export class Roster {
   readonly #listing: Listing
+  readonly #clock: Clock
   readonly #drainTimeout: number
   readonly #entries = new Map<string, Entry>()
 
-  constructor (listing: Listing, drainTimeout: number) {
+  constructor (listing: Listing, clock: Clock, drainTimeout: number) {
     this.#listing = listing
+    this.#clock = clock
     this.#drainTimeout = drainTimeout
   }
 
@@ -98,7 +99,7 @@ export class Roster {
 
   #enter (owner: object, said: Said, onUnreachable: () => void, list: (backend: Backend) => void): void {
     const { id, address, options } = said
-    const backend = new Backend(options, this.#listing.wall(), 'discovery', { id, address })
+    const backend = new Backend(options, this.#clock.wall(), 'discovery', { id, address })
     list(backend)
     const { connectFailed } = backend
     backend.connectFailed = tried => {
