@@ -11,6 +11,8 @@ export interface Listing {
   update (id: string, changes: BackendChanges): Backend
   /** Drains one and takes it out. */
   withdraw (backend: Backend, timeout: number): Promise<void>
+  /** Whether somebody drains one by hand: until it has gone, or is wanted back, nothing is to take its place. */
+  isHeld (backend: Backend): boolean
   /** Lets one that is being withdrawn serve again; false where it is too late. */
   reinstate (backend: Backend): boolean
   /** Drains one and lists another under its id at once. */
@@ -30,7 +32,7 @@ interface Entry {
 
 /**
  * The backends that were found, compared with what is found now: those that are the same keep all they have learned. What was done by hand holds: what
- * was changed is not changed back, and one that was taken out comes back only after it was not found for once.
+ * was changed is not changed back, one that was taken out comes back only after it was not found for once, and one that is drained only when it has gone.
  */
 export class Roster {
   readonly #listing: Listing
@@ -84,6 +86,7 @@ export class Roster {
     const here = listed === backend
     const same = isSamePlace(entry.said, said)
     if (entry.leaving) {
+      if (here && this.#listing.isHeld(backend)) return
       if (same && here && this.#listing.reinstate(backend)) entry.leaving = false
       else return this.#enter(owner, said, onUnreachable, next => here ? this.#listing.replace(backend, next, this.#drainTimeout) : this.#listing.enlist(next))
     }

@@ -41,6 +41,8 @@ export class Backends implements Listing {
   readonly #replaced = new Set<Backend>()
   /** Those that discovery is taking out. */
   readonly #withdrawn = new Set<Backend>()
+  /** Those that somebody lets finish by hand, discovery or not. */
+  readonly #drained = new Set<Backend>()
   #batching = false
 
   constructor (env: BackendsEnv, listener: BackendsListener) {
@@ -104,7 +106,10 @@ export class Backends implements Listing {
     const backend = this.get(id)
     backend.change(changes, clock.wall(), healthCheck => health.approve(backend, healthCheck))
     health.update(backend)
-    if (changes.isActive === true && backend.draining && !drains.isRemoving(backend)) this.#callOff(backend)
+    if (changes.isActive === true) {
+      this.#drained.delete(backend)
+      if (backend.draining && !drains.isRemoving(backend)) this.#callOff(backend)
+    }
     this.#listener.onChanged()
     return backend
   }
@@ -126,19 +131,26 @@ export class Backends implements Listing {
     const { timeout } = resolveOptions<Required<DrainBackendOptions>>(DrainBackendOptionsSchema, options, 'options')
     const { drains, reporter } = this.#env
     const backend = this.get(id)
+    // What is being removed by hand is not to come back anyway.
+    if (!drains.isRemoving(backend) || this.#withdrawn.has(backend)) this.#drained.add(backend)
     const end = await this.#finish(backend, timeout)
     // It may have been wanted back, or removed meanwhile; of two who drain it, the first has said all there is to say.
     if (end === 'called off' || !backend.draining || drains.isRemoving(backend) || this.known(id) !== backend) return
     backend.isActive = false
     backend.draining = false
+    this.#drained.delete(backend)
     this.#listener.onChanged()
     reporter.tell('backend:drained', { backend })
   }
 
   withdraw (backend: Backend, timeout: number): Promise<void> {
-    // One that is drained by hand does not come back by itself.
-    if (!backend.draining) this.#withdrawn.add(backend)
+    // What somebody removes by hand goes for good.
+    if (!this.#env.drains.isRemoving(backend)) this.#withdrawn.add(backend)
     return this.#release(backend, timeout)
+  }
+
+  isHeld (backend: Backend): boolean {
+    return this.#drained.has(backend)
   }
 
   reinstate (backend: Backend): boolean {
@@ -182,6 +194,7 @@ export class Backends implements Listing {
 
   #remove (backend: Backend, timeout: number): Promise<void> {
     this.#withdrawn.delete(backend)
+    this.#drained.delete(backend)
     return this.#release(backend, timeout)
   }
 
@@ -208,6 +221,7 @@ export class Backends implements Listing {
       // Found again meanwhile.
       if (!backend.draining) return
       this.#withdrawn.delete(backend)
+      this.#drained.delete(backend)
       // The circuit of one in whose place another has come went then.
       if (!this.#replaced.delete(backend)) {
         this.#byId.delete(backend.id)

@@ -274,6 +274,96 @@ t.test('one removed by hand while discovery drains it does not come to life agai
   t.ok(upstream.get('a').available)
 })
 
+t.test('one drained by hand, lost and found again is listed anew only when it has gone', async t => {
+  for (const found of [A, { ...A, url: 'http://127.0.0.1:9' }]) {
+    const { upstream, next, take, ids } = await scene(t, [A, B])
+    const [a] = upstream.list()
+    a.counters.begin()
+    const drained = upstream.drain('a')
+    take()
+    await next([B])
+    await next([found, B])
+    await next([found, B])
+    t.equal(ids(), 'a,b')
+    t.equal(upstream.get('a'), a)
+    t.ok(a.draining)
+    t.strictSame(upstream.available.map(({ id }) => id), ['b'])
+    t.strictSame(take(), [])
+    a.settle('successful', 1)
+    await drained
+    await settle()
+    t.strictSame(take(), ['removed a'])
+    await next()
+    t.equal(ids(), 'b,a')
+    t.not(upstream.get('a'), a)
+    t.ok(upstream.get('a').available)
+    t.strictSame(take(), ['added a'])
+  }
+})
+
+t.test('so is one that is drained by hand while discovery drains it', async t => {
+  const { upstream, next, take } = await scene(t, [A, B])
+  const [a] = upstream.list()
+  a.counters.begin()
+  await next([B])
+  const drained = upstream.drain('a')
+  take()
+  await next([A, B])
+  t.equal(upstream.get('a'), a)
+  t.ok(a.draining)
+  t.strictSame(take(), [])
+  a.settle('successful', 1)
+  await drained
+  await settle()
+  await next()
+  t.not(upstream.get('a'), a)
+  t.strictSame(take(), ['removed a', 'added a'])
+})
+
+t.test('one drained by hand, lost and then removed by hand leaves its id to what is found', async t => {
+  const { upstream, next } = await scene(t, [A, B])
+  const [a] = upstream.list()
+  a.counters.begin()
+  const drained = upstream.drain('a')
+  await next([B])
+  const removed = upstream.remove('a')
+  // A drain has no say any more in what is being removed.
+  upstream.drain('a').catch(() => {})
+  await next([A, B])
+  t.not(upstream.get('a'), a)
+  t.ok(upstream.get('a').available)
+  a.settle('successful', 1)
+  await Promise.all([drained, removed])
+  t.equal(upstream.list().length, 2)
+})
+
+t.test('one drained by hand and wanted back is lost and found like any other', async t => {
+  const { upstream, next } = await scene(t, [A, B])
+  const [a] = upstream.list()
+  a.counters.begin()
+  const drained = upstream.drain('a')
+  upstream.update('a', { isActive: true })
+  await drained
+  await next([B])
+  t.ok(a.draining)
+  await next([A, B])
+  t.equal(upstream.get('a'), a)
+  t.ok(a.available, 'it serves on')
+})
+
+t.test('one drained by hand and lost, which is wanted back while it drains, serves on when it is found again', async t => {
+  const { upstream, next } = await scene(t, [A, B])
+  const [a] = upstream.list()
+  a.counters.begin()
+  upstream.drain('a').catch(() => {})
+  await next([B])
+  upstream.update('a', { isActive: true })
+  t.ok(a.draining, 'discovery still takes it out')
+  await next([A, B])
+  t.equal(upstream.get('a'), a)
+  t.ok(a.available)
+})
+
 t.test('one added by hand keeps its id from what is found', async t => {
   const { upstream, next, ids, faults } = await scene(t, [B], { backends: [A] })
   const [a] = upstream.list()
