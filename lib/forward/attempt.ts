@@ -1,37 +1,17 @@
 import type { Socket } from 'node:net'
-import type { Readable } from 'node:stream'
-import type { AttemptReport, AttemptResult, Circuit, Culprit, LoadBalancer, Outcome, Stage, Timer } from '../../types/index.ts'
+import type { AttemptReport, AttemptResult, Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
-import { reasonPhrase, UnprocessedError, type BackendConnections, type Connection, type PooledHandler, type StreamHandler, type TrailerSource } from '../pool/index.ts'
+import { UnprocessedError, type BackendConnections, type Connection, type PooledHandler, type StreamHandler } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
-import { latin1 } from './latin1.ts'
+import { Account, type FaultListener } from './account.ts'
 import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
-import { rawContentLength } from './raw-fields.ts'
-
-/** What is sent to a backend. */
-export interface Outgoing {
-  /** For a dispatcher that serves more than one, as undici's `Agent` does. */
-  origin: string
-  path: string
-  method: string
-  headers: string[]
-  /** Whether it asks for `*`: over HTTP/1.1 its head is rewritten, over HTTP/2 it is a path. */
-  asterisk: boolean
-  body: Buffer | Readable | null
-  /** What follows a body that is still coming; over HTTP/1.1 undici cannot send it. */
-  trailers: TrailerSource
-  /** The TLS name; undici would take it from `Host`. */
-  servername: string | null
-  fresh: boolean
-  /** Milliseconds that its connection may have been idle. */
-  maxIdle: number
-  /** What the connection is to become; `null` for an ordinary request. */
-  upgrade: string | null
-}
+import type { Outgoing } from './outgoing.ts'
+import { isFaulty, phraseOf } from './status-line.ts'
+import { Unwanted } from './unwanted.ts'
 
 /** Who an attempt reports to. */
-export interface AttemptListener {
+export interface AttemptListener extends FaultListener {
   /** The request is being written on a connection. */
   onAttemptConnected (attempt: Attempt): void
   onAttemptInterim (attempt: Attempt, statusCode: number, headers: Buffer[]): void
@@ -45,17 +25,7 @@ export interface AttemptListener {
   onAttemptFailed (attempt: Attempt, code: ErrorCode, again: boolean): void
   /** Whether the request is to be sent again, on another connection, after such a failure. */
   mayResend (attempt: Attempt, code: ErrorCode): boolean
-  /** A function of the user's own threw when it heard of the result. */
-  onSettleFault (error: unknown): void
 }
-
-/** Bytes and milliseconds up to which an answer that nobody wants is read, so that its connection can be used again. */
-const DRAINED_BYTES = 65_536
-const DRAINED_TIME = 1_000
-/** Answers by which a backend says that it has too much to do. */
-const OVERLOADED: ReadonlySet<number> = new Set([429, 503])
-
-const PLAIN = /^[\t\x20-\x7e]*$/
 
 /**
  * One try of an exchange on one backend: it is the handler that undici calls. Whatever happens on the connection,
@@ -89,25 +59,17 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
   readonly hedge: boolean
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
-  readonly #balancer: LoadBalancer | null
-  readonly #circuit: Circuit
-  readonly #permit: number
+  readonly #account: Account
   readonly #startedAt: number
   readonly #heardBefore: number
   #dispatcher: Partial<Pick<BackendConnections, 'cancel' | 'isWaiting'>> | null = null
   #abort: ((error?: Error) => void) | null = null
   #resume: (() => void) | null = null
   #headBytes: Buffer | null = null
-  #circuitSettled = false
   /** Whether its connection is a tunnel now. */
   #switched = false
-  /** Since when the backend has all it needs for an answer; -1 before. */
-  #askedAt = -1
-  /** How many waited for this backend then; 0 before, and once it waits no more. */
-  #waiting = 0
-  /** Bytes of an answer that nobody wants which may still come; -1 for one that is wanted. */
-  #drain = -1
-  #drainTimer: Timer | null = null
+  /** Once nobody wants its answer. */
+  #unwanted: Unwanted | null = null
 
   /**
    * @param permit of the backend's circuit
@@ -116,24 +78,19 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
    * @param incoming whether the client is still sending: until it has sent all, the backend is not waited for
    */
   constructor (backend: Backend, permit: number, upstream: Upstream, balancer: LoadBalancer | null, hedge: boolean, incoming: boolean, listener: AttemptListener) {
-    this.#circuit = backend.circuit
-    this.#permit = permit
     this.backend = backend
-    this.#balancer = balancer
     this.#upstream = upstream
     this.#listener = listener
     this.#startedAt = upstream.clock.now()
     this.#heardBefore = backend.heard
     this.hedge = hedge
-    backend.counters.begin()
-    backend.concurrency?.begin()
+    this.#account = new Account(backend, permit, upstream, balancer, hedge, listener)
     if (!incoming) this.onAsked(this.#startedAt)
   }
 
   /** From now on it is the backend that is waited for. */
   onAsked (now: number): void {
-    this.#askedAt = now
-    this.#waiting = this.backend.concurrency?.wait() ?? 0
+    this.#account.asked(now)
   }
 
   dispatch (outgoing: Outgoing): void {
@@ -162,7 +119,7 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
   lose (): void {
     if (this.settled) return
     // It would have taken longer still; left out, only the quick ones would be known.
-    if (!this.hedge && this.headTime === -1 && this.#askedAt !== -1) this.#upstream.hedging?.latencies.record(this.#upstream.clock.now() - this.#askedAt)
+    if (this.headTime === -1) this.#account.noteTime(this.#upstream.clock.now())
     this.cancel('ABORTED', new Error('another attempt was answered first'))
   }
 
@@ -170,10 +127,8 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
   discard (headers: readonly Buffer[], hasContent: boolean): void {
     if (this.settled) return
     this.#settle()
-    if (hasContent && rawContentLength(headers) > DRAINED_BYTES) return this.#close()
-    this.#drain = DRAINED_BYTES
-    // One that goes on for ever must not hold the connection.
-    this.#drainTimer = this.#upstream.clock.setTimeout(() => this.#close(), DRAINED_TIME)
+    if (hasContent && Unwanted.isTooLong(headers)) return this.#close()
+    this.#unwanted = new Unwanted(this.#upstream.clock, () => this.#close())
     if (this.connection === null) this.#resume?.()
   }
 
@@ -226,10 +181,12 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
     this.connection?.heed(headers)
     this.#onHead(statusCode)
     // A try has told what it was for; its content may go on for hours.
-    if (this.#circuit.state === 'half-open') this.#settleCircuit()
+    if (this.#account.isTry) this.#account.settleCircuit(this)
     this.#resume = resume
-    const flowing = this.#listener.onAttemptHead(this, statusCode, headers, this.#phrase(statusMessage))
-    return flowing || this.connection !== null || this.#drain >= 0
+    const head = this.#headBytes
+    this.#headBytes = null
+    const flowing = this.#listener.onAttemptHead(this, statusCode, headers, phraseOf(statusMessage, head))
+    return flowing || this.connection !== null || this.#unwanted !== null
   }
 
   onUpgrade (statusCode: number, headers: Buffer[], socket: Socket): void {
@@ -245,7 +202,7 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
     this.#onHead(statusCode)
     this.#switched = true
     // The backend has answered; how long it is talked to is up to others.
-    this.#settleCircuit()
+    this.#account.settleCircuit(this)
     if (!this.#listener.onAttemptSwitched(this, headers, socket)) socket.destroy()
   }
 
@@ -297,16 +254,7 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
     this.stage = 'stream'
     const now = this.#upstream.clock.now()
     this.headTime = now - this.#startedAt
-    if (!this.hedge && this.#askedAt !== -1) this.#upstream.hedging?.latencies.record(now - this.#askedAt)
-    if (this.#waiting > 0) this.#answered(OVERLOADED.has(statusCode) ? 'overloaded' : statusCode < 500 ? 'well' : 'not', now)
-  }
-
-  /** The reason phrase in characters of one byte; undici reads it as UTF-8, which not all of them are. */
-  #phrase (asRead: string): string {
-    const bytes = this.#headBytes
-    this.#headBytes = null
-    if (PLAIN.test(asRead)) return asRead
-    return (bytes === null ? '' : reasonPhrase(bytes)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
+    this.#account.headCame(statusCode, now)
   }
 
   #close (): void {
@@ -317,21 +265,12 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
   }
 
   #readAway (chunk: Buffer): boolean {
-    if (this.#drain < 0) return false
-    this.#drain -= chunk.length
-    if (this.#drain < 0) this.#close()
-    return this.#drain >= 0
+    return this.#unwanted?.take(chunk) === true
   }
 
   #stopDraining (): void {
-    if (this.#drainTimer !== null) this.#upstream.clock.clearTimeout(this.#drainTimer)
-    this.#drainTimer = null
-    this.#drain = -1
-  }
-
-  #answered (how: 'well' | 'overloaded' | 'not', now: number): void {
-    this.backend.concurrency?.answer(now - this.#askedAt, this.#waiting, how, now)
-    this.#waiting = 0
+    this.#unwanted?.stop()
+    this.#unwanted = null
   }
 
   #fail (error: Error, culprit: Culprit): void {
@@ -346,41 +285,8 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
     const now = this.#upstream.clock.now()
     // A tunnel is no answer that has taken long.
     this.responseTime = this.#switched ? this.headTime : now - this.#startedAt
-    const { backend } = this
-    if (this.#waiting > 0) this.#answered(this.culprit === 'backend' && this.stage === 'wait' && (this.error as { code?: string }).code === 'FST_ROCKSTAR_TIMEOUT' ? 'overloaded' : 'not', now)
-    const result = resultOf(this)
-    backend.settle(result, this.responseTime)
-    backend.concurrency?.end()
-    if (backend.observed !== null && result !== 'aborted') backend.observed.count(result === 'failed', result === 'failed' ? this.responseTime : this.headTime)
-    const { outlier } = this.#upstream
-    if (outlier !== null && result !== 'aborted') outlier.count(backend, this)
-    // Each apart: what one of the user's functions throws must not keep the result from the other.
-    this.#settleCircuit()
-    try {
-      this.#balancer?.settle?.(backend, this)
-    } catch (error) {
-      this.#listener.onSettleFault(error)
-    }
+    this.#account.settle(this, now)
   }
-
-  /** Once: a try of a half-open circuit at its head, any other attempt at its end. */
-  #settleCircuit (): void {
-    if (this.#circuitSettled) return
-    this.#circuitSettled = true
-    try {
-      this.#circuit.settle(this.#permit, this)
-    } catch (error) {
-      this.#listener.onSettleFault(error)
-    }
-  }
-}
-
-const MINOR_VERSION = 'HTTP/1.'.length
-const ZERO = 0x30
-
-/** Whether a head is HTTP/1.0 and has chunks, which it cannot: its connection is not to be used again. RFC 9112, 6.1. */
-function isFaulty (head: Buffer, headers: Buffer[]): boolean {
-  return head[MINOR_VERSION] === ZERO && headers.some((name, i) => i % 2 === 0 && latin1(name).toLowerCase() === 'transfer-encoding')
 }
 
 function readOn (connection: Connection): void {

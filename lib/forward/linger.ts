@@ -1,6 +1,9 @@
 import type { IncomingMessage } from 'node:http'
 import type { Clock } from '../../types/index.ts'
 import type { Deadlined, Deadlines } from '../deadlines.ts'
+import type { Upstream } from '../upstream.ts'
+import type { RequestBody } from './request-body.ts'
+import { isHttp2 } from './wire.ts'
 
 /** Milliseconds for the rest of a request that has been answered already. */
 const LONGEST = 10_000
@@ -41,4 +44,11 @@ export class Linger implements Deadlined {
   onDeadline (): void {
     this.#raw.destroy()
   }
+}
+
+/** Lets go of a body that nobody wants any more, and reads away what is still to come of it. */
+export function readRest (body: RequestBody, raw: IncomingMessage, { clock, deadlines }: Upstream): void {
+  const incoming = !body.ended
+  body.close()
+  if (incoming && !raw.destroyed && !isHttp2(raw)) deadlines.add(new Linger(raw, clock, deadlines))
 }

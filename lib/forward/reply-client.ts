@@ -1,11 +1,11 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { OnError, OnUpgrade } from '../../types/index.ts'
+import type { OnError } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError } from '../errors.ts'
 import { watchSend } from '../fallback.ts'
-import { Tunnel } from '../tunnel/index.ts'
+import type { Tunnel } from '../tunnel/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { CapturedResponse } from './captured.ts'
 import { Completion } from './completion.ts'
@@ -14,19 +14,20 @@ import { Exchange, type ExchangeClient } from './exchange.ts'
 import { rewritten } from './header-record.ts'
 import { HookedReply } from './hooked-reply.ts'
 import { ALLOW, intentOf, type FastifyIntent } from './intent.ts'
-import { Linger } from './linger.ts'
+import { readRest } from './linger.ts'
+import { tellListener, watchListener } from './listeners.ts'
 import { sendCopy } from './mirror.ts'
 import { PrefixMapping } from './prefix-mapping.ts'
 import { RawReply } from './raw-reply.ts'
 import { RequestBody } from './request-body.ts'
-import { joinReplyHeaders } from './reply-headers.ts'
 import { wantsHooks } from './reply-kind.ts'
+import { openTunnel, startIfAllowed } from './reply-tunnel.ts'
 import { MAX_FORWARDS_REACHED } from './request-headers.ts'
 import type { ResponseHead } from './response-headers.ts'
 import type { Settings } from './settings.ts'
 import type { Sink } from './sink.ts'
 import type { Upgrade } from './upgrade.ts'
-import { closeAfter, endUntold, isHttp2, isOver, switchingHead, writeInterim } from './wire.ts'
+import { closeAfter, isHttp2, isOver, writeInterim } from './wire.ts'
 
 const kClient = Symbol('rockstar-proxy.client')
 type Tracked = (ServerResponse | IncomingMessage) & { [kClient]?: ReplyClient }
@@ -91,26 +92,9 @@ export class ReplyClient implements ExchangeClient {
 
   #send (): void {
     const { onUpgrade } = this.#settings as Settings
-    if (onUpgrade === undefined || (this.#intent?.upgrade ?? null) === null) this.#exchange?.start()
-    else this.#askFirst(onUpgrade)
-  }
-
-  /** The application has a word in what connections become. */
-  #askFirst (onUpgrade: OnUpgrade): void {
-    const refuse = (error: unknown) => this.#exchange?.refuse(error as Error)
-    const heed = (allowed: boolean | void) => {
-      if (allowed === false) refuse(proxyError('UPGRADE_REFUSED'))
-      else this.#exchange?.start()
-    }
-    try {
-      const answer = onUpgrade(this.#request)
-      if (answer instanceof Promise) {
-        answer.then(heed).catch(refuse)
-        this.#exchange?.hold()
-      } else heed(answer)
-    } catch (error) {
-      refuse(error)
-    }
+    const exchange = this.#exchange as Exchange
+    if (onUpgrade === undefined || (this.#intent?.upgrade ?? null) === null) exchange.start()
+    else startIfAllowed(this.#request, exchange, onUpgrade)
   }
 
   /** @param body what has been read of the body already @returns whether there is an exchange now */
@@ -176,39 +160,12 @@ export class ReplyClient implements ExchangeClient {
   }
 
   tunnel (headers: string[], backend: Backend, socket: Socket, closed: () => void): void {
-    const { rewriteHeaders, onTunnelClose, timeouts } = this.#settings as Settings
-    const { end, protocol } = (this.#intent as FastifyIntent).upgrade as Upgrade
-    const upstream = this.#upstream as Upstream
-    const reply = this.#reply
-    const { raw } = reply
-    const fields = rewriteHeaders === undefined ? headers : rewritten(headers, record => rewriteHeaders(record, this.#request), 'rewriteHeaders')
-    if (reply.sent || raw.headersSent) throw new Error('the request was answered by somebody else')
-    const openedAt = upstream.clock.now()
-    const client = end.socket
-    // What the connection becomes is not the application's to say.
-    reply.removeHeader('connection').removeHeader('upgrade')
-    client.write(switchingHead(joinReplyHeaders(reply, fields)), 'latin1')
-    reply.hijack()
-    for (const emitter of [raw, this.#request.raw]) emitter.off('close', onClose)
-    raw.detachSocket(client)
-    const tunnel = this.#tunnel = new Tunnel({
-      client,
-      backend: socket,
-      early: end.take(),
-      protocol,
-      timeout: timeouts.tunnel,
-      halfClosedTimeout: timeouts.idle,
-      target: backend,
-      onEnd: tunnel => {
-        closed()
-        endUntold(raw, 101)
-        const { bytesReceived, bytesSent } = tunnel
-        const told = { protocol, backend, bytesReceived, bytesSent, duration: upstream.clock.now() - openedAt }
-        if (onTunnelClose !== undefined) this.#tell(() => onTunnelClose(this.#request, told), 'onTunnelClose')
-      }
-    }, upstream.tunnels)
-    // Who was asked before its backend, or all of this, was to end has come too late.
-    if (upstream.closed || upstream.leaving || backend.draining) tunnel.leave(0)
+    const { upgrade } = this.#intent as FastifyIntent
+    const parts = { request: this.#request, reply: this.#reply, settings: this.#settings as Settings, upgrade: upgrade as Upgrade, upstream: this.#upstream as Upstream, backend, socket, headers, closed }
+    this.#tunnel = openTunnel(parts)
+    if (this.#insteadOf !== null) this.#insteadOf.tallies.fallbacks++
+    // From now on it is the tunnel that sees the client go.
+    for (const emitter of [this.#reply.raw, this.#request.raw]) emitter.off('close', onClose)
   }
 
   answer (head: ResponseHead, backend: Backend): Sink {
@@ -218,7 +175,7 @@ export class ReplyClient implements ExchangeClient {
     if (this.#insteadOf !== null) this.#insteadOf.tallies.fallbacks++
     if (onResponse !== undefined) {
       const response = new CapturedResponse(head, backend, exchange, exchange.reports())
-      this.#watch(onResponse(this.#request, this.#reply, response), 'onResponse')
+      watchListener(onResponse(this.#request, this.#reply, response), 'onResponse', this.#request.log)
       if (response.taken) return response
       response.forgo()
     }
@@ -258,11 +215,7 @@ export class ReplyClient implements ExchangeClient {
     }
     if (onError !== undefined && !reply.sent) {
       const sent = watchSend(reply)
-      try {
-        this.#watch(onError(this.#request, reply, error), 'onError')
-      } catch (thrown) {
-        this.#request.log.error({ err: thrown }, 'onError threw')
-      }
+      tellListener(() => onError(this.#request, reply, error), 'onError', this.#request.log)
       if (sent() || reply.raw.headersSent) {
         this.#letGo(this.#next?.body)
         return this.#fulfilAtEnd()
@@ -334,25 +287,7 @@ export class ReplyClient implements ExchangeClient {
 
   /** Nobody is asked any more who could read a body that was kept for that. */
   #letGo (body: RequestBody | Buffer | null | undefined): void {
-    if (!(body instanceof RequestBody)) return
-    const { raw } = this.#request
-    const { clock, deadlines } = this.#upstream as Upstream
-    const incoming = !body.ended
-    body.close()
-    if (incoming && !raw.destroyed && !isHttp2(raw)) deadlines.add(new Linger(raw, clock, deadlines))
-  }
-
-  #tell (listener: () => void, name: string): void {
-    try {
-      this.#watch(listener(), name)
-    } catch (error) {
-      this.#request.log.error({ err: error }, `${name} threw`)
-    }
-  }
-
-  /** What a listener returns is not waited for; one that is async must not end the process when it rejects. */
-  #watch (returned: unknown, name: string): void {
-    if (returned instanceof Promise) returned.catch(error => this.#request.log.error({ err: error }, `${name} rejected`))
+    if (body instanceof RequestBody) readRest(body, this.#request.raw, this.#upstream as Upstream)
   }
 
   /** RFC 9110, 7.6.2: the last one that an `OPTIONS` may reach answers it. */

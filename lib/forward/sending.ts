@@ -3,7 +3,7 @@ import type { TrailerSource } from '../pool/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { dropRest } from './drop-rest.ts'
 import type { Intent } from './intent.ts'
-import { Linger } from './linger.ts'
+import { readRest } from './linger.ts'
 import { IDEMPOTENT } from './outcome.ts'
 import { RequestBody, takeWholeBody, type BodyListener } from './request-body.ts'
 import { buildTrailers } from './response-headers.ts'
@@ -106,10 +106,10 @@ export class Sending implements TrailerSource {
   close (): void {
     if (this.#handedOver) return
     const { body, raw } = this.#intent
-    const { clock, deadlines } = this.#upstream
-    const { incoming } = this
-    if (this.#body instanceof RequestBody) this.#body.close()
-    if (raw !== null && incoming && !raw.destroyed && !isHttp2(raw)) deadlines.add(new Linger(raw, clock, deadlines))
+    if (this.#body instanceof RequestBody) {
+      if (raw === null) this.#body.close()
+      else readRest(this.#body, raw, this.#upstream)
+    }
     // A web stream that nobody will read on is told so.
     if (raw === null && body instanceof Readable && !body.readableEnded) body.destroy()
   }

@@ -1,5 +1,5 @@
 import type { Test } from 'tap'
-import type { UpstreamManager } from '../../lib/proxy-manager.ts'
+import type { UpstreamManager } from '../../lib/upstream-manager.ts'
 import type { BackendOptions, RockstarProxyOptions } from '../../types/index.ts'
 import { startGateway, type Gateway, type GatewaySetup } from './app.ts'
 import { seeded } from './random.ts'
