@@ -1,15 +1,10 @@
-import { Dispatcher, type Client } from 'undici'
-import type { BackendPoolStats, PoolSettings } from '../../types/index.ts'
-import type { Connections } from './connections.ts'
+import type { Client, Dispatcher } from 'undici'
+import type { PoolSettings } from '../../types/index.ts'
 import { Connection, type ConnectionOwner, type Connects, type PooledHandler } from './connection.ts'
+import { ConnectionSet } from './connection-set.ts'
 
 /** Milliseconds for which it is remembered how soon a backend closes idle connections. */
 const REMEMBERED = 10_000
-
-interface Waiting {
-  options: Dispatcher.DispatchOptions
-  handler: Dispatcher.DispatchHandler
-}
 
 /** What a request may ask of its connection. */
 export interface ChoosyDispatchOptions extends Dispatcher.DispatchOptions {
@@ -24,11 +19,7 @@ export interface ChoosyDispatchOptions extends Dispatcher.DispatchOptions {
  * requests wait in order. undici's own pool does not tell which connection a request is on, which is needed to
  * know a connection that died idle, a reset from an end, and a 100 Continue.
  */
-export class BackendConnections extends Dispatcher implements Connections, ConnectionOwner {
-  connects = 0
-  connectErrors = 0
-  requests = 0
-  reuses = 0
+export class BackendConnections extends ConnectionSet implements ConnectionOwner {
   readonly #origin: string
   readonly #limit: number
   readonly #options: Client.Options
@@ -36,13 +27,9 @@ export class BackendConnections extends Dispatcher implements Connections, Conne
   readonly #mostRequests: number
   readonly #all = new Set<Connection>()
   readonly #idle: Connection[] = []
-  readonly #waiting: Waiting[] = []
   /** The shortest time after which the backend has lately closed an idle connection, and when that was. */
   #closesAfter = Infinity
   #closedAt = 0
-  #closing: Promise<void> | null = null
-  #onEmpty: (() => void) | null = null
-  #destroyed: Error | null = null
 
   constructor (origin: string, connector: Connects, options: PoolSettings) {
     super()
@@ -63,14 +50,14 @@ export class BackendConnections extends Dispatcher implements Connections, Conne
   }
 
   override dispatch (options: ChoosyDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
-    if (this.#destroyed !== null) {
-      handler.onError?.(this.#destroyed)
+    if (this.destroyedBy !== null) {
+      handler.onError?.(this.destroyedBy)
       return false
     }
     this.requests++
     const connection = this.#acquire(options.fresh === true, this.#mostIdle(options.maxIdle))
     if (connection === null) {
-      this.#waiting.push({ options, handler })
+      this.waiting.push({ options, handler })
       return false
     }
     this.#assign(connection, options, handler)
@@ -79,65 +66,40 @@ export class BackendConnections extends Dispatcher implements Connections, Conne
 
   /** Forgets a request: it leaves the queue, or its connection is closed, whether it is made or still being made. */
   cancel (handler: PooledHandler): void {
-    const at = this.#waiting.findIndex(waiting => waiting.handler === handler)
-    if (at !== -1) this.#waiting.splice(at, 1)
+    this.leaveQueue(handler)
     const { connection } = handler
     if (connection !== null && this.#all.delete(connection)) {
       connection.destroy().catch(() => {})
-      const next = this.#waiting.shift()
+      const next = this.waiting.shift()
       if (next !== undefined) this.#assign(this.#open(), next.options, next.handler)
     }
-    this.#closeIfEmpty()
+    this.closeIfEmpty()
   }
 
-  /** Whether a request waits for a connection to become free. */
-  isWaiting (handler: PooledHandler): boolean {
-    return this.#waiting.some(waiting => waiting.handler === handler)
+  get size (): number {
+    return this.#all.size
   }
 
-  stats (): BackendPoolStats {
-    const total = this.#all.size
-    const idle = this.#idle.length
-    return {
-      total,
-      active: total - idle,
-      idle,
-      pending: this.#waiting.length,
-      connects: this.connects,
-      connectErrors: this.connectErrors,
-      requests: this.requests,
-      reuseRatio: this.requests === 0 ? 0 : this.reuses / this.requests
-    }
+  protected get idle (): number {
+    return this.#idle.length
   }
 
   /** Lets every connection finish what it has and then close; new ones take their place. */
   renew (): void {
-    for (const connection of [...this.#idle]) this.#discard(connection)
+    this.closeIdle()
     for (const connection of this.#all) connection.retire()
   }
 
-  /** Lets the requests it has finish, then closes every connection. */
-  override close (callback?: () => void): Promise<void> & void {
-    if (this.#closing === null) {
-      this.#closing = new Promise<void>(resolve => { this.#onEmpty = resolve })
-      for (const connection of [...this.#idle]) this.#discard(connection)
-      this.#closeIfEmpty()
-    }
-    if (callback !== undefined) this.#closing.then(callback)
-    return this.#closing as Promise<void> & void
+  protected closeIdle (): void {
+    for (const connection of [...this.#idle]) this.#discard(connection)
   }
 
-  /** Fails the requests it has and closes every connection at once. */
-  override destroy (reason?: unknown, callback?: unknown): Promise<void> & void {
-    const error = reason instanceof Error ? reason : new Error('the connection pool was closed')
-    this.#destroyed ??= error
-    for (const { handler } of this.#waiting.splice(0)) handler.onError?.(error)
+  protected async destroyAll (error: Error): Promise<void> {
     const closed = Promise.all([...this.#all].map(connection => connection.destroy(error)))
     this.#all.clear()
     this.#idle.length = 0
-    const done = closed.then(() => this.#onEmpty?.())
-    for (const last of [reason, callback]) if (typeof last === 'function') done.then(last as () => void)
-    return done as Promise<void> & void
+    await closed
+    this.closeIfEmpty()
   }
 
   onConnected (): void {
@@ -150,18 +112,18 @@ export class BackendConnections extends Dispatcher implements Connections, Conne
   }
 
   onFree (connection: Connection): void {
-    const next = this.#waiting.shift()
+    const next = this.waiting.shift()
     if (!connection.connected || !this.#all.has(connection)) {
       this.#discard(connection)
       if (next !== undefined) this.#assign(this.#open(), next.options, next.handler)
     } else if (next !== undefined) {
       this.#assign(connection, next.options, next.handler)
-    } else if (this.#closing !== null) {
+    } else if (this.closing !== null) {
       this.#discard(connection)
     } else {
       this.#idle.push(connection)
     }
-    this.#closeIfEmpty()
+    this.closeIfEmpty()
   }
 
   onClosed (connection: Connection): void {
@@ -171,7 +133,7 @@ export class BackendConnections extends Dispatcher implements Connections, Conne
       if (this.#all.has(connection)) this.#learn(connection)
       this.#discard(connection)
     }
-    this.#closeIfEmpty()
+    this.closeIfEmpty()
   }
 
   #learn ({ idleSince }: Connection): void {
@@ -214,9 +176,5 @@ export class BackendConnections extends Dispatcher implements Connections, Conne
     const at = this.#idle.indexOf(connection)
     if (at !== -1) this.#idle.splice(at, 1)
     connection.client.close().catch(() => {})
-  }
-
-  #closeIfEmpty (): void {
-    if (this.#closing !== null && this.#all.size === 0 && this.#waiting.length === 0) this.#onEmpty?.()
   }
 }

@@ -1,6 +1,7 @@
 import type { EventEmitter } from 'node:events'
 import { Dispatcher } from 'undici'
 import type { BackendPoolStats } from '../../types/index.ts'
+import { callBack } from './call-back.ts'
 import { EitherHandler } from './either-handler.ts'
 
 /** What undici's own dispatchers tell of themselves. */
@@ -52,15 +53,11 @@ export class DispatcherConnections extends Dispatcher {
   }
 
   override close (callback?: () => void): Promise<void> & void {
-    const closed = this.#end('close')
-    if (callback !== undefined) closed.then(callback)
-    return closed as Promise<void> & void
+    return callBack(this.#end('close'), callback)
   }
 
   override destroy (reason?: unknown, callback?: unknown): Promise<void> & void {
-    const destroyed = this.#end('destroy', reason instanceof Error ? reason : undefined)
-    for (const last of [reason, callback]) if (typeof last === 'function') destroyed.then(last as () => void)
-    return destroyed as Promise<void> & void
+    return callBack(this.#end('destroy', reason instanceof Error ? reason : undefined), reason, callback)
   }
 
   async #end (how: 'close' | 'destroy', error?: Error): Promise<void> {

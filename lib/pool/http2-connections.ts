@@ -1,25 +1,24 @@
 import type { Socket } from 'node:net'
-import { Dispatcher } from 'undici'
-import type { BackendPoolStats, Clock, PoolSettings } from '../../types/index.ts'
+import type { Dispatcher } from 'undici'
+import type { Clock, PoolSettings } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { systemClock } from '../clock.ts'
 import type { ChoosyDispatchOptions } from './backend-connections.ts'
-import type { Connections } from './connections.ts'
+import { ConnectionSet, type Waiting } from './connection-set.ts'
 import type { Connector } from './connector.ts'
+import type { SessionSettings } from './http2-handshake.ts'
 import type { Http2Request } from './http2-request.ts'
-import { Http2Session, type SessionOwner, type SessionSettings } from './http2-session.ts'
+import { Http2Session, type SessionOwner } from './http2-session.ts'
 
-interface Waiting {
-  options: ChoosyDispatchOptions
-  handler: Dispatcher.DispatchHandler
+interface WaitingForSession extends Waiting {
   /** How many sessions must have come to an end before the one that it goes out on was opened; 0 where that does not matter. */
   generation: number
 }
 
 /** What hears of requests that another protocol has been agreed on for. */
 export interface OtherProtocol {
-  /** True when the socket is taken over. */
-  onOtherProtocol (socket: Socket): boolean
+  /** It takes over the socket. */
+  onOtherProtocol (socket: Socket): void
 }
 
 /**
@@ -27,11 +26,7 @@ export interface OtherProtocol {
  * open: those that a peak has left close when they have been idle. Another is opened when all are full; at the limit requests
  * wait in order. undici's own HTTP/2 fails all streams when a backend closes a session gracefully, and knows no refused ones.
  */
-export class Http2Connections extends Dispatcher implements Connections, SessionOwner {
-  connects = 0
-  connectErrors = 0
-  requests = 0
-  reuses = 0
+export class Http2Connections extends ConnectionSet<WaitingForSession> implements SessionOwner {
   readonly #settings: SessionSettings
   readonly #limit: number
   readonly #other: OtherProtocol | null
@@ -41,15 +36,11 @@ export class Http2Connections extends Dispatcher implements Connections, Session
   readonly #leaving = new Set<Http2Session>()
   /** Those on sessions; `null` while one is being sent. */
   readonly #active = new Map<Dispatcher.DispatchHandler, Http2Request | null>()
-  readonly #waiting: Waiting[] = []
   /** How many sessions have come to an end, and how many had when each was opened. */
   #ends = 1
   readonly #generations = new WeakMap<Http2Session, number>()
   /** What the backend has last said it takes at a time. */
   #capacity: number
-  #closing: Promise<void> | null = null
-  #onEmpty: (() => void) | null = null
-  #destroyed: Error | null = null
 
   /** @param other who takes over when TLS agrees on another protocol; without one that is a failure to connect */
   constructor (backend: Pick<Backend, 'host'>, connector: Pick<Connector, 'connect' | 'secure'>, options: PoolSettings, other: OtherProtocol | null = null, clock: Clock = systemClock) {
@@ -61,13 +52,13 @@ export class Http2Connections extends Dispatcher implements Connections, Session
   }
 
   override dispatch (options: ChoosyDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
-    if (this.#destroyed !== null) {
-      handler.onError?.(this.#destroyed)
+    if (this.destroyedBy !== null) {
+      handler.onError?.(this.destroyedBy)
       return false
     }
     this.requests++
-    const waiting: Waiting = { options, handler, generation: options.fresh === true ? this.#ends : 0 }
-    const session = this.#waiting.length === 0 ? this.#sessionFor(waiting) : undefined
+    const waiting: WaitingForSession = { options, handler, generation: options.fresh === true ? this.#ends : 0 }
+    const session = this.waiting.length === 0 ? this.#sessionFor(waiting) : undefined
     if (session !== undefined) {
       this.#assign(session, waiting)
       return true
@@ -77,40 +68,23 @@ export class Http2Connections extends Dispatcher implements Connections, Session
     return false
   }
 
-  /** Takes over a connection on which HTTP/2 has been agreed. */
-  adopt (socket: Socket): void {
-    this.#open(socket)
-  }
-
   cancel (handler: Dispatcher.DispatchHandler): void {
-    const at = this.#waiting.findIndex(waiting => waiting.handler === handler)
-    if (at !== -1) this.#waiting.splice(at, 1)
+    this.leaveQueue(handler)
     this.#active.get(handler)?.cancel()
     this.#active.delete(handler)
     // One that nobody waits for may never come about.
-    if (this.#waiting.length === 0) {
+    if (this.waiting.length === 0) {
       for (const session of this.#usable.filter(({ state }) => state === 'connecting')) session.leave()
     }
-    this.#closeIfEmpty()
+    this.closeIfEmpty()
   }
 
-  isWaiting (handler: Dispatcher.DispatchHandler): boolean {
-    return this.#waiting.some(waiting => waiting.handler === handler)
+  get size (): number {
+    return this.#usable.length + this.#leaving.size
   }
 
-  stats (): BackendPoolStats {
-    const all = [...this.#usable, ...this.#leaving]
-    const idle = all.filter(({ state, active }) => state !== 'connecting' && active === 0).length
-    return {
-      total: all.length,
-      active: all.length - idle,
-      idle,
-      pending: this.#waiting.length,
-      connects: this.connects,
-      connectErrors: this.connectErrors,
-      requests: this.requests,
-      reuseRatio: this.requests === 0 ? 0 : this.reuses / this.requests
-    }
+  protected get idle (): number {
+    return [...this.#usable, ...this.#leaving].filter(({ state, active }) => state !== 'connecting' && active === 0).length
   }
 
   renew (): void {
@@ -118,26 +92,14 @@ export class Http2Connections extends Dispatcher implements Connections, Session
     this.#openAsNeeded()
   }
 
-  /** Lets the requests it has finish, then closes every session. */
-  override close (callback?: () => void): Promise<void> & void {
-    if (this.#closing === null) {
-      this.#closing = new Promise<void>(resolve => { this.#onEmpty = resolve })
-      for (const session of [...this.#usable]) this.#leaveIfUnused(session)
-      this.#closeIfEmpty()
-    }
-    if (callback !== undefined) this.#closing.then(callback)
-    return this.#closing as Promise<void> & void
+  protected closeIdle (): void {
+    for (const session of [...this.#usable]) this.#leaveIfUnused(session)
   }
 
-  /** Fails the requests it has and closes every session at once. */
-  override destroy (reason?: unknown, callback?: unknown): Promise<void> & void {
-    const error = reason instanceof Error ? reason : new Error('the connection pool was closed')
-    this.#destroyed ??= error
-    for (const { handler } of this.#waiting.splice(0)) handler.onError?.(error)
-    const done = this.close()
+  protected destroyAll (error: Error): Promise<void> {
+    const closed = this.close()
     for (const session of [...this.#usable, ...this.#leaving]) session.destroy(error)
-    for (const last of [reason, callback]) if (typeof last === 'function') done.then(last as () => void)
-    return done
+    return closed
   }
 
   onReady (session: Http2Session): void {
@@ -152,16 +114,17 @@ export class Http2Connections extends Dispatcher implements Connections, Session
     this.connectErrors++
     this.#remove(session)
     // Where there are others that will do, a request waits for one of them.
-    const failed = this.#waiting.filter(({ generation }) => !this.#usable.some(other => this.#suits(other, generation)))
-    for (const waiting of failed) this.#waiting.splice(this.#waiting.indexOf(waiting), 1)
+    const failed = this.waiting.filter(({ generation }) => !this.#usable.some(other => this.#suits(other, generation)))
+    for (const waiting of failed) this.waiting.splice(this.waiting.indexOf(waiting), 1)
     for (const { handler } of failed) handler.onError?.(error)
-    this.#closeIfEmpty()
+    this.closeIfEmpty()
   }
 
   onOtherProtocol (session: Http2Session, socket: Socket): boolean {
-    if (this.#other?.onOtherProtocol(socket) !== true) return false
+    if (this.#other === null) return false
+    this.#other.onOtherProtocol(socket)
     this.#remove(session)
-    this.#closeIfEmpty()
+    this.closeIfEmpty()
     return true
   }
 
@@ -184,23 +147,23 @@ export class Http2Connections extends Dispatcher implements Connections, Session
   onClosed (session: Http2Session): void {
     this.#remove(session)
     this.#leaving.delete(session)
-    this.#closeIfEmpty()
+    this.closeIfEmpty()
   }
 
   /** Takes away what waits, for others to serve. */
-  takeWaiting (): { options: ChoosyDispatchOptions, handler: Dispatcher.DispatchHandler }[] {
-    this.requests -= this.#waiting.length
-    return this.#waiting.splice(0)
+  takeWaiting (): Waiting[] {
+    this.requests -= this.waiting.length
+    return this.waiting.splice(0)
   }
 
   /** What is sent again has waited before: it comes first. */
-  #queue (waiting: Waiting): void {
-    const at = waiting.generation === 0 ? -1 : this.#waiting.findIndex(({ generation }) => generation === 0)
-    if (at === -1) this.#waiting.push(waiting)
-    else this.#waiting.splice(at, 0, waiting)
+  #queue (waiting: WaitingForSession): void {
+    const at = waiting.generation === 0 ? -1 : this.waiting.findIndex(({ generation }) => generation === 0)
+    if (at === -1) this.waiting.push(waiting)
+    else this.waiting.splice(at, 0, waiting)
   }
 
-  #sessionFor ({ generation }: Waiting): Http2Session | undefined {
+  #sessionFor ({ generation }: WaitingForSession): Http2Session | undefined {
     // What ends one may end all that were there: a restart, or the same number of requests.
     return this.#usable.find(session => session.room > 0 && this.#suits(session, generation))
   }
@@ -211,9 +174,9 @@ export class Http2Connections extends Dispatcher implements Connections, Session
 
   /** Gives what waits to sessions that have room, in order. */
   #serve (): void {
-    for (let i = 0; i < this.#waiting.length;) {
-      const session = this.#sessionFor(this.#waiting[i])
-      if (session !== undefined) this.#assign(session, this.#waiting.splice(i, 1)[0])
+    for (let i = 0; i < this.waiting.length;) {
+      const session = this.#sessionFor(this.waiting[i])
+      if (session !== undefined) this.#assign(session, this.waiting.splice(i, 1)[0])
       else if (this.#usable.every(({ room }) => room <= 0)) return
       else i++
     }
@@ -233,27 +196,23 @@ export class Http2Connections extends Dispatcher implements Connections, Session
   #openAsNeeded (): void {
     const coming = this.#usable.filter(({ state }) => state === 'connecting').length
     const each = Math.max(1, this.#capacity)
-    const wanted = Math.ceil(this.#waiting.length / each) - coming
+    const wanted = Math.ceil(this.waiting.length / each) - coming
     for (let i = 0; i < wanted && this.#usable.length < this.#limit; i++) this.#open()
   }
 
-  #open (socket?: Socket): void {
+  #open (): void {
     const session = new Http2Session(this.#settings, this)
     this.#generations.set(session, this.#ends)
     this.#usable.push(session)
-    session.connect(socket)
+    session.connect()
   }
 
   #leaveIfUnused (session: Http2Session): void {
-    if (this.#closing !== null && session.active === 0 && this.#waiting.length === 0) session.leave()
+    if (this.closing !== null && session.active === 0 && this.waiting.length === 0) session.leave()
   }
 
   #remove (session: Http2Session): void {
     const at = this.#usable.indexOf(session)
     if (at !== -1) this.#usable.splice(at, 1)
-  }
-
-  #closeIfEmpty (): void {
-    if (this.#closing !== null && this.#usable.length === 0 && this.#leaving.size === 0 && this.#waiting.length === 0) this.#onEmpty?.()
   }
 }

@@ -33,3 +33,12 @@ export function sessionError (error: Error | null): Error {
   // What nghttp2 could not read.
   return (error as { code?: string }).code === 'ERR_HTTP2_ERROR' ? proxyError('BAD_RESPONSE', error) : error
 }
+
+/** Why Node has not taken a request. */
+export function refusalOf (error: Error): Error {
+  const { code = '' } = error as { code?: string }
+  if (code === 'ERR_HTTP2_INVALID_SESSION' || code === 'ERR_HTTP2_GOAWAY_SESSION' || code === 'ERR_HTTP2_OUT_OF_STREAMS') return new UnprocessedError(true, error)
+  // A field that comes twice and may come but once, for example.
+  if (code.startsWith('ERR_HTTP2_') || code === 'ERR_INVALID_HTTP_TOKEN') return proxyError('BAD_REQUEST', error, 'HTTP/2 does not allow one of its headers')
+  return error
+}

@@ -11,7 +11,7 @@ const CHARACTERS_OF_A_TARGET = /^[\x21-\x7e\x80-\xff]+$/
 const OF_CONNECTION: ReadonlySet<string> = new Set(['connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'upgrade', 'http2-settings', 'expect'])
 
 /** Lists that Node takes for fields that may come but once. RFC 9110, 5.3 lets their lines be joined. */
-const LISTS: ReadonlySet<string> = new Set(['content-encoding', 'content-language', 'if-match', 'if-none-match'])
+export const MISTAKEN_LISTS: ReadonlySet<string> = new Set(['content-encoding', 'content-language', 'if-match', 'if-none-match'])
 
 /** Pairs of what undici takes for headers: an array of names and values in turn, pairs, or an object. */
 function * pairsOf (headers: Dispatcher.DispatchOptions['headers']): Generator<[string, string | readonly string[]]> {
@@ -73,7 +73,7 @@ function add (head: Record<string, string | string[]>, name: string, value: stri
   }
   const present = head[name]
   if (present === undefined) head[name] = value
-  else if (LISTS.has(name)) head[name] = `${present as string}, ${value}`
+  else if (MISTAKEN_LISTS.has(name)) head[name] = `${present as string}, ${value}`
   else if (Array.isArray(present)) present.push(value)
   else head[name] = [present, value]
 }

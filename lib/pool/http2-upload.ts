@@ -1,5 +1,6 @@
 import type { ClientHttp2Stream } from 'node:http2'
-import type { Readable } from 'node:stream'
+import { Readable } from 'node:stream'
+import type { Dispatcher } from 'undici'
 
 /** Sends a body on a stream, as fast as the backend takes it. */
 export class Http2Upload {
@@ -49,4 +50,14 @@ export class Http2Upload {
     // Whoever made the body may still end it with an error, which nobody wants to know.
     this.#body.off('error', this.#onError).on('error', () => {})
   }
+}
+
+/** A body as it is sent: in one piece, as it comes, or none. */
+export function contentOf (body: Dispatcher.DispatchOptions['body']): Buffer | Readable | null {
+  if (body === null || body === undefined) return null
+  if (body instanceof Readable || Buffer.isBuffer(body)) return body
+  if (typeof body === 'string') return Buffer.from(body)
+  if (body instanceof Uint8Array) return Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  if (Symbol.asyncIterator in body || Symbol.iterator in body) return Readable.from(body as unknown as AsyncIterable<Buffer>)
+  throw new TypeError('a body of this kind cannot be sent over HTTP/2')
 }

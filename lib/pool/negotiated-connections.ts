@@ -3,6 +3,7 @@ import { Dispatcher } from 'undici'
 import type { BackendPoolStats, Clock, PoolSettings } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { BackendConnections, type ChoosyDispatchOptions } from './backend-connections.ts'
+import { callBack } from './call-back.ts'
 import type { Connects, PooledHandler } from './connection.ts'
 import type { Connections } from './connections.ts'
 import type { ConnectCallback, Connector, Protocol } from './connector.ts'
@@ -33,7 +34,7 @@ export class NegotiatedConnections extends Dispatcher implements Connections, Ot
 
   override dispatch (options: ChoosyDispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
     if (typeof options.upgrade === 'string') return this.#http1.dispatch(options, handler)
-    if (this.#fallen && this.#http1.stats().total === 0) this.#fallen = false
+    if (this.#fallen && this.#http1.size === 0) this.#fallen = false
     return (this.#fallen ? this.#http1 : this.#http2).dispatch(options, handler)
   }
 
@@ -62,23 +63,20 @@ export class NegotiatedConnections extends Dispatcher implements Connections, Ot
   override close (callback?: () => void): Promise<void> & void {
     // What waits for one protocol may come to the other.
     const closed = this.#http2.close().then(() => this.#http1.close())
-    if (callback !== undefined) closed.then(callback)
-    return closed as Promise<void> & void
+    return callBack(closed, callback)
   }
 
   override destroy (reason?: unknown, callback?: unknown): Promise<void> & void {
     const error = reason instanceof Error ? reason : null
     const destroyed = Promise.all([this.#http2.destroy(error), this.#http1.destroy(error)]).then(() => {})
-    for (const last of [reason, callback]) if (typeof last === 'function') destroyed.then(last as () => void)
-    return destroyed as Promise<void> & void
+    return callBack(destroyed, reason, callback)
   }
 
-  onOtherProtocol (socket: Socket): boolean {
+  onOtherProtocol (socket: Socket): void {
     this.#fallen = true
     this.#spares.add(socket)
     for (const { options, handler } of this.#http2.takeWaiting()) this.#http1.dispatch(options, handler)
     this.#spares.closeUnused()
-    return true
   }
 }
 
