@@ -1,9 +1,9 @@
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { connect, createServer, type AddressInfo } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
+import { freePort, listens } from '../test/helpers/ports.ts'
 import type { Served } from './child.ts'
 
 /** Whether nginx can be measured here: installed, and on a system that tells the CPU time of other processes. */
@@ -26,7 +26,7 @@ export async function startNginxBefore (backends: string[], more = ''): Promise<
   // Unlike those of Node, it would outlive this process.
   const kill = () => child.kill('SIGTERM')
   process.once('exit', kill)
-  await listening(port)
+  if (!await listens(port, () => child.exitCode !== null || child.signalCode !== null)) throw new Error('nginx does not listen')
   const ticks = Number(execFileSync('getconf', ['CLK_TCK'], { encoding: 'utf8' }))
   const worker = workerOf(child.pid as number)
   return {
@@ -82,28 +82,6 @@ function configuration (folder: string, port: number, backends: string[], more: 
         }
       }
     }`
-}
-
-async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-async function listening (port: number): Promise<void> {
-  for (let tries = 0; tries < 200; tries++) {
-    const socket = connect(port, '127.0.0.1')
-    const connected = await new Promise<boolean>(resolve => {
-      socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
-    })
-    socket.destroy()
-    if (connected) return
-    await new Promise(resolve => setTimeout(resolve, 25))
-  }
-  throw new Error('nginx does not listen')
 }
 
 /** The only child of nginx's master process. */

@@ -1,10 +1,9 @@
 import { spawn, type ChildProcess } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { connect, createServer, type AddressInfo } from 'node:net'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import type { Test } from 'tap'
+import { freePort, listens } from './ports.ts'
 
 /** A server from another hand, on a port and on a Unix socket. */
 export interface Peer {
@@ -90,26 +89,7 @@ async function startPeer (t: Test, program: string, configure: (place: Place) =>
       await exit
       rmSync(folder, { recursive: true, force: true })
     })
-    while (!life.over && !await listens(place.port)) await new Promise(resolve => setTimeout(resolve, 10))
-    if (!life.over) return { ...place, process: child }
+    if (await listens(place.port, () => life.over)) return { ...place, process: child }
     if (tries === 3) throw new Error(`${program} does not start: ${said}`)
   }
-}
-
-async function freePort (): Promise<number> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
-}
-
-async function listens (port: number): Promise<boolean> {
-  const socket = connect(port, '127.0.0.1')
-  const connected = await new Promise<boolean>(resolve => {
-    socket.once('connect', () => resolve(true)).once('error', () => resolve(false))
-  })
-  socket.destroy()
-  return connected
 }

@@ -1,11 +1,11 @@
 import diagnostics from 'node:diagnostics_channel'
-import { createServer } from 'node:net'
 import t from 'tap'
 import type { Test } from 'tap'
 import type { Backend, BalancerType, BreakerInput, Circuit, CircuitBreaker as Contract, CircuitEnv, CircuitEvent, CircuitState, LoadBalancer, Outcome, RockstarProxyOptions } from '../../types/index.ts'
 import { CircuitBreaker } from '../../plugins/index.ts'
 import { startGateway, type Gateway } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
+import { freePort } from '../helpers/ports.ts'
 import { seeded } from '../helpers/random.ts'
 import { ok, rawBackend, until, type Message, type RawBackend, type Wire } from '../helpers/wire.ts'
 
@@ -129,11 +129,7 @@ for (const [what, { act, status, then, options }] of Object.entries(failures)) {
 }
 
 t.test('by default the fifth failure in a row opens the circuit: a connection refused', async t => {
-  const server = createServer()
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as { port: number }
-  await new Promise(resolve => server.close(resolve))
-  const { app } = await startGateway(t, { backends: [{ id: 'a', url: `http://127.0.0.1:${port}` }], breaker: true, routes: [{ prefix: '/' }], clock: new FakeClock() })
+  const { app } = await startGateway(t, { backends: [{ id: 'a', url: `http://127.0.0.1:${await freePort()}` }], breaker: true, routes: [{ prefix: '/' }], clock: new FakeClock() })
   for (let i = 1; i <= 5; i++) {
     t.equal(app.proxy.getCircuitBreaker().getState('a'), 'closed', `before failure ${i}`)
     t.equal((await app.inject('/')).json().code, 'FST_ROCKSTAR_CONNECT')

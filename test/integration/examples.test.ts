@@ -1,9 +1,9 @@
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { readdirSync, statSync } from 'node:fs'
-import { connect } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
+import { accepts } from '../helpers/ports.ts'
 
 const root = join(import.meta.dirname, '../..')
 
@@ -58,10 +58,7 @@ async function get (url: string, init: RequestInit = {}) {
 }
 
 async function refuses (url: string): Promise<boolean> {
-  const socket = connect(Number(new URL(url).port), '127.0.0.1')
-  return await new Promise(resolve => socket
-    .once('connect', () => { socket.destroy(); resolve(false) })
-    .once('error', () => resolve(true)))
+  return !await accepts(Number(new URL(url).port))
 }
 
 t.before(buildIfStale)

@@ -1,10 +1,10 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { createServer, type AddressInfo } from 'node:net'
 import t, { type Test } from 'tap'
 import type { ProxyManager } from '../../lib/proxy-manager.ts'
 import type { AttemptReport, RetryOptions, RockstarProxyOptions } from '../../types/index.ts'
 import { startGateway, type Gateway, type GatewaySetup } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
+import { freePort } from '../helpers/ports.ts'
 import { seeded } from '../helpers/random.ts'
 import { ok, rawBackend, until, type Message, type RawBackend, type Wire } from '../helpers/wire.ts'
 
@@ -24,15 +24,6 @@ const HANGS: Fate = () => {}
 const sorry = (status: number, headers = '', body = 'sorry') => ok(body, headers, `${status} Sorry`)
 /** Nobody listens. */
 const REFUSED = 'refused'
-
-/** A port on which nobody listens. */
-async function freePort (): Promise<number> {
-  const server = createServer()
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise(resolve => server.close(resolve))
-  return port
-}
 
 /** A gateway in front of backends that do as they are told, the last of which they go on with; those told nothing answer with their names. */
 async function start (t: Test, fates: Record<string, Fate[] | typeof REFUSED>, retry: RetryOptions | boolean = true, options: RockstarProxyOptions = {}, setup: GatewaySetup = {}) {

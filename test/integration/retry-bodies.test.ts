@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto'
-import { createServer, type AddressInfo } from 'node:net'
 import { PassThrough } from 'node:stream'
 import t, { type Test } from 'tap'
 import type { ProxyManager } from '../../lib/proxy-manager.ts'
 import type { RetryOptions, RockstarProxyOptions } from '../../types/index.ts'
 import { startGateway, type Gateway, type GatewaySetup } from '../helpers/app.ts'
 import { FakeClock } from '../helpers/clock.ts'
+import { freePort } from '../helpers/ports.ts'
 import { seeded } from '../helpers/random.ts'
 import { ok, rawBackend, until, type Message, type RawBackend, type Wire } from '../helpers/wire.ts'
 
@@ -17,14 +17,6 @@ const RESETS: Fate = wire => wire.reset()
 const SORRY = ok('sorry', '', '503 Sorry')
 const REFUSED = 'refused'
 const DEFAULT_LIMIT = 65_536
-
-async function freePort (): Promise<number> {
-  const server = createServer()
-  await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise(resolve => server.close(resolve))
-  return port
-}
 
 /** A gateway in front of backends that do as they are told with what has come whole, the last of which they go on with. */
 async function start (t: Test, fates: Record<string, Fate[] | typeof REFUSED>, retry: RetryOptions | boolean = true, options: RockstarProxyOptions = {}, setup: GatewaySetup = {}) {

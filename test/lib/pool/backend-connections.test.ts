@@ -9,6 +9,7 @@ import { Connector } from '../../../lib/pool/connector.ts'
 import { ConnectionPool } from '../../../lib/pool/connection-pool.ts'
 import type { BackendPoolStats, ConnectionPool as Contract, PoolOptions, PoolSettings, PoolStats } from '../../../types/index.ts'
 import { startGateway, type Gateway } from '../../helpers/app.ts'
+import { freePort } from '../../helpers/ports.ts'
 import { ok, rawBackend, until, type RawBackend } from '../../helpers/wire.ts'
 
 const DEFAULTS: PoolSettings = { connections: 100, connectTimeout: 10_000, idleTimeout: 90_000, maxRequestsPerConnection: 0, maxConcurrentStreams: 100, keepAliveMargin: 1_000, maxHeaderSize: 16_384, autoSelectFamily: true }
@@ -84,11 +85,7 @@ async function silent (t: Test): Promise<RawBackend> {
 
 /** A port on which nobody listens. */
 async function deadUrl (): Promise<string> {
-  const server = createServer().listen(0, '127.0.0.1')
-  await new Promise(resolve => server.once('listening', resolve))
-  const { port } = server.address() as AddressInfo
-  await new Promise(resolve => server.close(resolve))
-  return `http://127.0.0.1:${port}`
+  return `http://127.0.0.1:${await freePort()}`
 }
 
 /** TLS to one who never answers the handshake: connecting goes on until somebody ends it. */

@@ -9,6 +9,7 @@ import { PoolOptionsSchema, type PoolOptions, type PoolSettings } from '../../..
 import { FakeClock } from '../../helpers/clock.ts'
 import { Recorder, requestOf } from '../../helpers/handler.ts'
 import { CANCEL, data, END_STREAM, ENHANCE_YOUR_CALM, frameBackend, GOAWAY, goaway, head, HEADERS, INITIAL_WINDOW_SIZE, INTERNAL_ERROR, MAX_CONCURRENT_STREAMS, NO_ERROR, PING, PROTOCOL_ERROR, REFUSED_STREAM, reset, SETTINGS, settings, frame, fields, WINDOW_UPDATE, uint32, type FrameBackend, type FramePeer } from '../../helpers/http2-frames.ts'
+import { freePort } from '../../helpers/ports.ts'
 import { connectTo, rawBackend, until } from '../../helpers/wire.ts'
 
 const LIMIT = { timeout: 10_000 }
@@ -561,11 +562,7 @@ t.test('one that must be fresh goes out on no session that was there when anothe
 
 t.test('a connection that cannot be made', async t => {
   await t.test('fails all who wait for it', LIMIT, async t => {
-    const server = createServer()
-    await new Promise<void>(resolve => server.listen(0, '127.0.0.1', resolve))
-    const { port } = server.address() as { port: number }
-    await new Promise(resolve => server.close(resolve))
-    const connections = connectionsTo(t, { url: `http://127.0.0.1:${port}` }, { maxConcurrentStreams: 2 })
+    const connections = connectionsTo(t, { url: `http://127.0.0.1:${await freePort()}` }, { maxConcurrentStreams: 2 })
     const recorders = [ask(connections), ask(connections), ask(connections)]
     for (const recorder of recorders) t.match((await recorder.ended()).errors, [{ code: 'ECONNREFUSED' }])
     t.equal(recorders[0].connected, 0)
