@@ -1,8 +1,7 @@
 import type { OutgoingHttpHeaders } from 'node:http2'
+import { MISTAKEN_LISTS } from '../pool/index.ts'
 import { toRecord } from './header-record.ts'
 
-/** Lists that Node takes for fields that may come but once. RFC 9110, 5.3 lets their lines be joined. */
-const LISTS: ReadonlySet<string> = new Set(['content-encoding', 'content-language'])
 /** Fields that may come but once, as Node has them: over HTTP/2 it refuses the whole head where one comes twice. */
 const ONCE: ReadonlySet<string> = new Set(['access-control-allow-credentials', 'access-control-max-age', 'age', 'authorization', 'content-length', 'content-location', 'content-md5', 'content-range',
   'content-type', 'date', 'dnt', 'etag', 'expires', 'from', 'last-modified', 'location', 'max-forwards', 'proxy-authorization', 'referer', 'retry-after', 'tk', 'user-agent', 'x-content-type-options'])
@@ -13,7 +12,7 @@ export function toHttp2Record (headers: readonly string[]): OutgoingHttpHeaders 
   for (const name in record) {
     const value = record[name]
     if (!Array.isArray(value)) continue
-    if (LISTS.has(name)) record[name] = value.join(', ')
+    if (MISTAKEN_LISTS.has(name)) record[name] = value.join(', ')
     else if (ONCE.has(name)) record[name] = value[0]
   }
   return record
