@@ -11,7 +11,7 @@ export class AnswerTime {
    */
   constructor (now: number, timeout: number, clientBy: number) {
     this.#bounded = timeout > 0
-    this.#by = timeout > 0 ? Math.min(now + timeout, clientBy) : clientBy
+    this.#by = Math.min(until(now, timeout), clientBy)
     this.#clientBy = clientBy
   }
 
@@ -40,4 +40,9 @@ export class AnswerTime {
     if (this.#bounded) this.#by = Math.min(this.#by + now - this.#pausedAt, this.#clientBy)
     this.#pausedAt = -1
   }
+}
+
+/** So many milliseconds from now, where 0 means for ever. */
+export function until (now: number, milliseconds: number): number {
+  return milliseconds > 0 ? now + milliseconds : Infinity
 }

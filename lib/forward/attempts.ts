@@ -1,5 +1,6 @@
-import type { AttemptReport } from '../../types/index.ts'
+import type { AttemptReport, Culprit } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
+import type { ErrorCode } from '../errors.ts'
 import type { Attempt } from './attempt.ts'
 
 /** The attempts of one exchange: mostly there is one. */
@@ -22,11 +23,6 @@ export class Attempts {
     return this.#all ?? (this.leading === null ? [] : [this.leading])
   }
 
-  /** The backends that were tried; `null` where none was. */
-  backends (): Backend[] | null {
-    return this.leading === null ? null : this.all().map(({ backend }) => backend)
-  }
-
   reports (): AttemptReport[] {
     return this.all().map(attempt => attempt.report())
   }
@@ -34,6 +30,23 @@ export class Attempts {
   /** Those that have not ended. */
   underWay (): Attempt[] {
     return [this.leading, this.rival].filter((attempt): attempt is Attempt => attempt !== null && !attempt.settled)
+  }
+
+  isOn (backend: object): boolean {
+    return this.underWay().some(attempt => attempt.backend === backend)
+  }
+
+  /** @returns those that were still under way */
+  cancelAll (code: ErrorCode, cause?: unknown, culprit?: Culprit): Attempt[] {
+    const cancelled = this.underWay()
+    for (const attempt of cancelled) attempt.cancel(code, cause, culprit)
+    return cancelled
+  }
+
+  /** Backends that are not to be asked again yet: of all attempts but the first so many, or because they want to be left alone; `null` where there are none. */
+  unaskable (since: number, now: number): Backend[] | null {
+    const excluded = this.all().filter(({ notBefore }, i) => i >= since || notBefore > now)
+    return excluded.length === 0 ? null : excluded.map(({ backend }) => backend)
   }
 
   /** The other one that is under way. */

@@ -12,7 +12,7 @@ const LONGEST = 10_000
  * Reads the rest of a request that has been answered before its end, so that the client sees the answer and the next request begins
  * where it should.
  */
-export class Linger implements Deadlined {
+class Linger implements Deadlined {
   deadline: number
   previous: Deadlined | null = null
   next: Deadlined | null = null

@@ -1,6 +1,7 @@
 import type { MirrorOptions } from '../../types/index.ts'
 import type { Upstream } from '../upstream.ts'
-import { Exchange, type ExchangeClient } from './exchange.ts'
+import { Exchange } from './exchange.ts'
+import type { ExchangeClient } from './exchange-client.ts'
 import type { Intent } from './intent.ts'
 import { settingsOf, type Settings } from './settings.ts'
 import type { Sink } from './sink.ts'

@@ -35,5 +35,13 @@ export function resultOf ({ culprit, statusCode, error }: Outcome): AttemptResul
   return error === undefined && statusCode < 500 ? 'successful' : 'failed'
 }
 
+/** What the client or the application has ended, and no backend is to be blamed for. */
+const GIVEN_UP: ReadonlySet<ErrorCode> = new Set<ErrorCode>(['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED', 'BAD_REQUEST'])
+
+/** How an exchange counts that ends so before its answer does. */
+export function resultOfEnd (code: ErrorCode): AttemptResult {
+  return GIVEN_UP.has(code) ? 'aborted' : 'failed'
+}
+
 /** Methods that may be sent again without being asked to. RFC 9110, 9.2.2. */
 export const IDEMPOTENT: ReadonlySet<string> = new Set(IDEMPOTENT_METHODS)

@@ -17,8 +17,7 @@ const RESENDS = 2
 
 /** Whether, and when, an exchange may make another attempt. */
 export class Retries {
-  /** Attempts that count for `retry.attempts`. */
-  tries = 0
+  /** Times that the request was sent again. */
   resends = 0
   readonly #upstream: Upstream
   readonly #policy: Settings['retry']
@@ -43,11 +42,11 @@ export class Retries {
     return (this.#policy?.statuses ?? BAD).has(statusCode)
   }
 
-  /** Whether another attempt may be made now; counts what only the budget denies. @param code the failure, `null` for an answer */
-  mayTry (attempt: Attempt, code: ErrorCode | null, limit: number): boolean {
+  /** Whether another attempt may be made now; counts what only the budget denies. @param tries made so far @param code the failure, `null` for an answer */
+  mayTry (tries: number, attempt: Attempt, code: ErrorCode | null, limit: number): boolean {
     const { budget, clock, tallies } = this.#upstream
     const policy = this.#policy
-    if (policy === null || this.tries >= policy.attempts) return false
+    if (policy === null || tries >= policy.attempts) return false
     if (code !== null && !policy.covers(code, attempt.stage)) return false
     // What was never sent was never processed.
     if (attempt.stage === 'connect' ? !this.#sending.atHand : !this.#sending.idempotent || !this.#sending.replayable) return false

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { errors as undici } from 'undici'
 import { errors, type ErrorCode } from '../../../lib/errors.ts'
-import { culpritOf, errorCodeOf, IDEMPOTENT, resultOf } from '../../../lib/forward/outcome.ts'
+import { culpritOf, errorCodeOf, IDEMPOTENT, resultOf, resultOfEnd } from '../../../lib/forward/outcome.ts'
 import type { Culprit, Outcome, Stage } from '../../../types/index.ts'
 
 function failure (code: string, message = 'some failure'): Error {
@@ -65,6 +65,11 @@ t.test('an attempt succeeds with a whole answer below 500, fails by its backend,
     t.equal(resultOf(outcome('client', status, new Error())), 'aborted', 'a client\'s end is no failure, whatever the status was')
     t.equal(resultOf(outcome('proxy', status, new Error())), 'aborted')
   }
+})
+
+t.test('what the client or the application has ended is no failure of an exchange; all else is', async t => {
+  const aborted = ['CLIENT_CLOSED', 'REQUEST_TIMEOUT', 'ABORTED', 'BAD_REQUEST']
+  for (const code of Object.keys(errors) as ErrorCode[]) t.equal(resultOfEnd(code), aborted.includes(code) ? 'aborted' : 'failed', code)
 })
 
 t.test('only methods that RFC 9110 and its kin call idempotent are', async t => {
