@@ -54,7 +54,7 @@ function checkImports (directory: string): void {
   for (const file of readdirSync(dist, { recursive: true, encoding: 'utf8' })) {
     if (!/\.(js|d\.ts)$/.test(file)) continue
     const text = readFileSync(join(dist, file), 'utf8')
-    for (const [, specifier = ''] of text.matchAll(/(?:\bfrom\s*|\bimport\s*\(?\s*)['"]([^'"\s,]+)['"]/g)) {
+    for (const [, , specifier = ''] of text.matchAll(/(?:\bfrom\s*|\bimport\s*\(?\s*)(['"])([@A-Za-z.#][\w.:/@#-]*)\1/g)) {
       const name = specifier.split('/').slice(0, specifier.startsWith('@') ? 2 : 1).join('/')
       if (!specifier.startsWith('.') && !isBuiltin(specifier) && !declared.has(name)) {
         undeclared.add(`${name}, by dist/${file}`)

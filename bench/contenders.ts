@@ -24,6 +24,8 @@ export function contenders (): Contender[] {
     inNode('unguarded', 'the same, nothing judging backends'),
     inNode('single', 'the same, one attempt only'),
     inNode('limited', 'the same, with limits'),
+    inNode('traced', 'the same, tracing channels heard'),
+    inNode('told', 'the same, all telemetry on'),
     inNode('forward', 'rockstar-proxy, forward()'),
     inNode(RIVAL, '@fastify/http-proxy')
   ]

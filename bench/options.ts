@@ -17,8 +17,8 @@ export interface Options {
 export const USAGE = `npm run bench -- [options]
 
   --scenario NAME   only this scenario, or several: get, post, get-64k, get-1m
-  --only NAME       only this contender, or several: floor, routes, unguarded, single, limited, forward,
-                    http-proxy, nginx
+  --only NAME       only this contender, or several: floor, routes, unguarded, single, limited, traced,
+                    told, forward, http-proxy, nginx
   --rounds N        turns that each contender takes (5)
   --seconds N       length of a turn (2)
   --connections N   connections that are kept busy (32)

@@ -1,15 +1,17 @@
 /**
- * Writes docs/options.md from the schemas that check the options: what it says is what the code does.
+ * Writes docs/options.md from the schemas that check the options, and the tables of docs/metrics.md: what they say is what the code does.
  * The same schemas give the same page, byte for byte.
  */
 import { KindGuard, OptionalKind, type TObject, type TSchema } from '@sinclair/typebox'
-import { writeFileSync } from 'node:fs'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { inspect } from 'node:util'
 import {
-  AdaptiveOptionsSchema, AffinityOptionsSchema, BackendChangesSchema, BackoffOptionsSchema, BackendOptionsSchema, BALANCER_SCHEMAS, BreakerOptionsSchema, ConsecutiveRuleSchema, DiscoveryOptionsSchema, DnsOptionsSchema, FailurePercentageOptionsSchema, FailureRateRuleSchema, FallbackResponseSchema, FallbackUpstreamSchema, ForwardedSchema, ForwardOptionsSchema, HealthCheckOverridesSchema, HealthOptionsSchema, HedgeOptionsSchema, LimitsOptionsSchema, MirrorOptionsSchema, OutlierOptionsSchema, PoolOptionsSchema, QueueOptionsSchema,
-  RetryBudgetOptionsSchema, RetryOptionsSchema, RetryOverridesSchema, RockstarProxyOptionsSchema, RouteOptionsSchema, SlowRateRuleSchema, SlowStartOptionsSchema, SplitPartSchema, SuccessRateOptionsSchema, TimeoutOptionsSchema, TlsOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
+  AccessLogOptionsSchema, AdaptiveOptionsSchema, AdminOptionsSchema, AdminPluginOptionsSchema, AffinityOptionsSchema, BackendChangesSchema, BackoffOptionsSchema, BackendOptionsSchema, BALANCER_SCHEMAS, BreakerOptionsSchema, ConsecutiveRuleSchema, DiscoveryOptionsSchema, DnsOptionsSchema, EventsOptionsSchema, FailurePercentageOptionsSchema, FailureRateRuleSchema, FallbackResponseSchema, FallbackUpstreamSchema, ForwardedSchema, ForwardOptionsSchema, HealthCheckOverridesSchema, HealthOptionsSchema, HedgeOptionsSchema, LimitsOptionsSchema, MetricsOptionsSchema, MirrorOptionsSchema, OutlierOptionsSchema, PoolOptionsSchema, QueueOptionsSchema,
+  ResourceOptionsSchema, RetryBudgetOptionsSchema, RetryOptionsSchema, RetryOverridesSchema, RockstarProxyOptionsSchema, RouteOptionsSchema, SlowRateRuleSchema, SlowStartOptionsSchema, SplitPartSchema, SuccessRateOptionsSchema, TimeoutOptionsSchema, TlsOptionsSchema, UpstreamOptionsSchema, WeightOptionsSchema
 } from '../types/index.ts'
+import { OpenTelemetryOptionsSchema } from '../types/opentelemetry.ts'
+import { withMetricsTables } from './metrics-table.ts'
 
 const forwarded = ForwardedSchema.anyOf.find(variant => KindGuard.IsObject(variant)) as TObject
 
@@ -22,7 +24,10 @@ const sections: TObject[] = [
   RetryOptionsSchema, BackoffOptionsSchema, RetryBudgetOptionsSchema, RetryOverridesSchema, HedgeOptionsSchema, LimitsOptionsSchema, QueueOptionsSchema, AdaptiveOptionsSchema,
   FallbackResponseSchema, FallbackUpstreamSchema, MirrorOptionsSchema, TimeoutOptionsSchema,
   DnsOptionsSchema, DiscoveryOptionsSchema,
-  PoolOptionsSchema, TlsOptionsSchema, forwarded, RouteOptionsSchema, SplitPartSchema, ForwardOptionsSchema
+  PoolOptionsSchema, TlsOptionsSchema, forwarded, RouteOptionsSchema, SplitPartSchema, ForwardOptionsSchema,
+  AccessLogOptionsSchema,
+  AdminOptionsSchema, ResourceOptionsSchema, AdminPluginOptionsSchema, EventsOptionsSchema, MetricsOptionsSchema,
+  OpenTelemetryOptionsSchema
 ]
 const titles = new Set(sections.map(titleOf))
 
@@ -128,3 +133,6 @@ ${sections.map(schema => `- ${named(titleOf(schema))}`).join('\n')}
 ${sections.map(section).join('\n')}`
 
 writeFileSync(join(import.meta.dirname, 'options.md'), page)
+
+const metrics = join(import.meta.dirname, 'metrics.md')
+writeFileSync(metrics, withMetricsTables(readFileSync(metrics, 'utf8')))

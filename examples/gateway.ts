@@ -37,17 +37,10 @@ await app.register(rockstarProxy, {
   })),
   balancer: 'round-robin',
   // The prefix is taken off: `/api/users?id=7` asks a backend for `/users?id=7`.
-  routes: [{ prefix: '/api' }]
+  routes: [{ prefix: '/api' }],
+  // Routes for whoever operates it, below /proxy and for this machine only.
+  admin: true
 })
-
-app.get('/proxy/status', async () => ({
-  backends: app.proxy.listBackends(),
-  balancer: app.proxy.getLoadBalancer().type,
-  connections: app.proxy.getConnectionPool().stats(),
-  metrics: app.proxy.getMetrics()
-}))
-
-app.get('/proxy/metrics', async () => app.proxy.getMetrics())
 
 // Requests under way are answered before the gateway and then its backends close.
 async function stop (): Promise<void> {
@@ -64,5 +57,8 @@ console.log(`The gateway listens on ${address}. Try it, Ctrl+C ends it:
   curl ${address}/api/health
   curl -d name=rock ${address}/api/users
   curl ${address}/proxy/status
+  curl ${address}/proxy/backends
   curl ${address}/proxy/metrics
+  curl -H 'content-type: application/json' -d '{ "url": "/api/hello" }' ${address}/proxy/explain
+  curl -N ${address}/proxy/events
 `)

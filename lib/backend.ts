@@ -61,6 +61,10 @@ export class Backend implements contracts.Backend {
   metadata: Readonly<Record<string, unknown>>
   readonly createdAt: Date
   updatedAt: Date
+  /** How often its options have changed. */
+  revision = 0
+  /** When its drain ends at the latest, by the clock of its upstream; `null` while there is none. */
+  drainsUntil: number | null = null
   readonly counters = new Counters()
   /** Heads and pieces of content that have come from it: whether it does anything at all. */
   heard = 0
@@ -158,11 +162,22 @@ export class Backend implements contracts.Backend {
     if (changes.healthCheck !== undefined) approve?.(changes.healthCheck)
     this.weight = changes.weight ?? this.weight
     this.priority = changes.priority ?? (changes.backup === undefined ? this.priority : changes.backup ? 1 : 0)
-    this.zone = changes.zone ?? this.zone
+    if (changes.zone !== undefined) this.zone = changes.zone ?? undefined
     this.isActive = changes.isActive ?? this.isActive
     if (changes.healthCheck !== undefined) this.healthCheck = { ...changes.healthCheck }
     if (changes.metadata !== undefined) this.metadata = frozenCopy(changes.metadata)
+    this.revise(now)
+  }
+
+  /** Notes that its options are no longer what they were. */
+  revise (now: number): void {
     this.updatedAt = new Date(now)
+    this.revision++
+  }
+
+  /** Whether a URL is its own. */
+  isAt (url: string | URL): boolean {
+    return URL.canParse(String(url)) && new URL(String(url)).href === this.#url
   }
 
   /** Notes since when it has been available, or not. */

@@ -1,10 +1,19 @@
-import type { Clock } from '../types/index.ts'
+import type { Clock, Timer } from '../types/index.ts'
 import type { Backend } from './backend.ts'
 import type { Deadlines } from './deadlines.ts'
 import type { Tunnels } from './tunnel/index.ts'
 
 /** How a wait for a backend has ended: it has nothing under way, its time is up, or it is to take requests again. */
 export type DrainEnd = 'idle' | 'late' | 'called off'
+
+/** Somebody waits for a drain to end. */
+interface Wait {
+  end (how: DrainEnd): void
+  /** Sets its time anew. */
+  limit (timeout: number): void
+  /** When it is over at the latest. */
+  until: number
+}
 
 /** The upstream whose backends finish what they have. */
 export interface Drained {
@@ -21,7 +30,7 @@ export interface Drained {
 export class Drains {
   readonly #upstream: Drained
   readonly #removals = new Map<Backend, Promise<void>>()
-  readonly #waits = new Map<Backend, Set<(end: DrainEnd) => void>>()
+  readonly #waits = new Map<Backend, Set<Wait>>()
 
   constructor (upstream: Drained) {
     this.#upstream = upstream
@@ -50,6 +59,16 @@ export class Drains {
     return end
   }
 
+  /** Lets nobody wait for a backend for longer than that from now on. */
+  shorten (backend: Backend, timeout: number): void {
+    for (const wait of [...this.#waits.get(backend) ?? []]) {
+      if (wait.until <= this.#upstream.clock.now() + timeout) continue
+      if (timeout === 0) wait.end('late')
+      else wait.limit(timeout)
+    }
+    this.#note(backend)
+  }
+
   /** A backend is to take requests again: nobody waits for its end any more. */
   callOff (backend: Backend): void {
     this.#end(backend, 'called off')
@@ -67,13 +86,24 @@ export class Drains {
     if (timeout === 0) return Promise.resolve('late')
     return new Promise(resolve => {
       const waits = this.#waitsFor(backend)
-      const end = (how: DrainEnd) => {
-        clock.clearTimeout(timer)
-        waits.delete(end)
-        resolve(how)
+      let timer: Timer | null = null
+      const wait: Wait = {
+        until: 0,
+        end: how => {
+          if (timer !== null) clock.clearTimeout(timer)
+          waits.delete(wait)
+          this.#note(backend)
+          resolve(how)
+        },
+        limit: timeout => {
+          if (timer !== null) clock.clearTimeout(timer)
+          wait.until = clock.now() + timeout
+          timer = clock.setTimeout(() => wait.end('late'), timeout)
+        }
       }
-      const timer = clock.setTimeout(() => end('late'), timeout)
-      waits.add(end)
+      wait.limit(timeout)
+      waits.add(wait)
+      this.#note(backend)
       // Where clients may come back, it takes all of that time.
       backend.onIdle = keepsClients ? null : () => this.#end(backend, 'idle')
     })
@@ -81,11 +111,17 @@ export class Drains {
 
   #end (backend: Backend, how: DrainEnd): void {
     backend.onIdle = null
-    for (const end of [...this.#waits.get(backend) ?? []]) end(how)
+    for (const wait of [...this.#waits.get(backend) ?? []]) wait.end(how)
     this.#waits.delete(backend)
   }
 
-  #waitsFor (backend: Backend): Set<(end: DrainEnd) => void> {
+  /** Says when all of that is over. */
+  #note (backend: Backend): void {
+    const untils = [...this.#waits.get(backend) ?? []].map(({ until }) => until)
+    backend.drainsUntil = untils.length === 0 ? null : Math.min(...untils)
+  }
+
+  #waitsFor (backend: Backend): Set<Wait> {
     let waits = this.#waits.get(backend)
     if (waits === undefined) this.#waits.set(backend, waits = new Set())
     return waits

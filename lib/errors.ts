@@ -1,4 +1,5 @@
 import { createError } from '@fastify/error'
+import { inspect } from 'node:util'
 
 /**
  * Every error of this package. What a client can see (message, code, status) names no address;
@@ -6,6 +7,11 @@ import { createError } from '@fastify/error'
  */
 export const errors = {
   INVALID_OPTIONS: createError('FST_ROCKSTAR_INVALID_OPTIONS', '%s', 500),
+  INVALID_REQUEST: createError('FST_ROCKSTAR_INVALID_REQUEST', '%s', 400),
+  ADMIN_FORBIDDEN: createError('FST_ROCKSTAR_ADMIN_FORBIDDEN', '%s', 403),
+  ADMIN_CONFLICT: createError('FST_ROCKSTAR_ADMIN_CONFLICT', '%s', 409),
+  ADMIN_PRECONDITION: createError('FST_ROCKSTAR_ADMIN_PRECONDITION', 'The backend is not as it was: it has changed since, or there is none', 412),
+  ADMIN_NOT_JSON: createError('FST_ROCKSTAR_ADMIN_NOT_JSON', 'Changes are taken as application/json only', 415),
   DUPLICATE_BACKEND: createError('FST_ROCKSTAR_DUPLICATE_BACKEND', "A backend with id '%s' is already listed in upstream '%s'", 409),
   UNKNOWN_BACKEND: createError('FST_ROCKSTAR_UNKNOWN_BACKEND', "No backend has the id '%s' in upstream '%s'", 404),
   DUPLICATE_UPSTREAM: createError('FST_ROCKSTAR_DUPLICATE_UPSTREAM', "An upstream named '%s' is already there", 409),
@@ -38,6 +44,11 @@ export type ErrorCode = keyof typeof errors
 /** The same, where the cause may be such an error already, which says more. */
 export function causedError (code: ErrorCode, cause?: unknown): Error {
   return cause instanceof errors[code] ? cause : proxyError(code, cause)
+}
+
+/** What was thrown, as an error: an application may throw anything. */
+export function asError (thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(`what was thrown is no error: ${inspect(thrown)}`)
 }
 
 /** Makes an error of the table, with its cause. */

@@ -22,12 +22,17 @@ const lines: Record<ProxyEventName, { level: 'info' | 'warn', text: string }> = 
   'panic:off': { level: 'info', text: 'enough backends are available again' }
 }
 
+/** All of them. */
+export const EVENT_NAMES = Object.keys(lines) as ProxyEventName[]
+
 const channels = Object.fromEntries(Object.keys(lines).map(name => [name, channel(`rockstar-proxy:${name}`)])) as Record<ProxyEventName, Channel>
 
 /** Tells what becomes of backends: to listeners, to `node:diagnostics_channel`, and in the log. */
 export class Events extends EventEmitter<ProxyEvents> {
   /** The application's; there is none before the plugin is registered. */
   log: FastifyBaseLogger | undefined
+  /** How often each was told. */
+  readonly counts = Object.fromEntries(Object.keys(lines).map(name => [name, 0])) as Record<ProxyEventName, number>
   /** Who hears of the same, of all upstreams. */
   readonly #parent: Events | null
 
@@ -37,6 +42,7 @@ export class Events extends EventEmitter<ProxyEvents> {
   }
 
   tell<Name extends ProxyEventName> (name: Name, event: ProxyEvents[Name][0]): void {
+    this.counts[name]++
     this.#emit(name, event)
     if (this.#parent !== null) return this.#parent.tell(name, event)
     if (channels[name].hasSubscribers) channels[name].publish(event)

@@ -1,5 +1,5 @@
 import { KindGuard, type TObject, type TProperties, type TSchema } from '@sinclair/typebox'
-import { Value, type ValueError } from '@sinclair/typebox/value'
+import { Value, ValueErrorType, ValuePointer, type ValueError } from '@sinclair/typebox/value'
 import { inspect } from 'node:util'
 import { proxyError, type ErrorCode } from './errors.ts'
 
@@ -40,7 +40,7 @@ function withDefaults (schema: TSchema, value: unknown): unknown {
 
 /** Of all that is wrong, the first; inside a union, what is wrong with the variant that was meant. */
 function mostTelling (schema: TSchema, value: unknown, path = ''): ValueError {
-  const all = [...Value.Errors(schema, value)]
+  const all = [...Value.Errors(schema, value)].filter(error => !isInherited(error, value))
   // A key that is unknown tells more than one that is missing: it is mostly the same, misspelt.
   const error = all.find(({ message }) => message === UNEXPECTED) ?? all[0]
   const at = path + error.path
@@ -49,6 +49,11 @@ function mostTelling (schema: TSchema, value: unknown, path = ''): ValueError {
   const variants = error.schema.anyOf.filter(variant => KindGuard.IsObject(variant) && variant.additionalProperties === false) as TObject[]
   const meant = meantOf(variants, given)
   return meant === undefined ? astray(variants, given, { ...error, path: at }) : mostTelling(meant, given, at)
+}
+
+/** TypeBox checks what an instance inherits from its class, and then tells that it is missing. */
+function isInherited ({ type, path }: ValueError, value: unknown): boolean {
+  return type === ValueErrorType.ObjectRequiredProperty && ValuePointer.Get(value, path) !== undefined
 }
 
 /** The variant that an object is of: the one of its `type`, else the only one that knows all of its keys. */

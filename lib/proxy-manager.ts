@@ -6,10 +6,11 @@ import { fastRandom } from './balancer/index.ts'
 import { systemClock } from './clock.ts'
 import { Deadlines } from './deadlines.ts'
 import { createDnsCache } from './dns/index.ts'
-import { proxyError } from './errors.ts'
+import { asError, proxyError } from './errors.ts'
 import { Events } from './events.ts'
-import { captureRequest, explainRequest, ReplyClient, settingsOf, type Route } from './forward/index.ts'
+import { captureRequest, dryRun, explainRequest, ReplyClient, settingsOf, type DryRun, type Route, type Settings } from './forward/index.ts'
 import { resolveOptions } from './options.ts'
+import { Telemetry } from './telemetry/index.ts'
 import { Upstream, type Shared } from './upstream.ts'
 import { UpstreamManager } from './upstream-manager.ts'
 
@@ -19,6 +20,8 @@ const QUIET = 250
 /** The default upstream, and the named ones beside it. */
 export class ProxyManager extends UpstreamManager implements contracts.ProxyManager {
   readonly options: Readonly<contracts.RockstarProxyOptions>
+  /** When it was made, on the clock that it goes by. */
+  readonly startedAt: number
   readonly #shared: Shared
   readonly #upstreams = new Map<string, UpstreamManager>()
   #closing: Promise<void> | null = null
@@ -34,10 +37,11 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     const clock = options.clock ?? systemClock
     const random = options.random ?? fastRandom
     const dns = createDnsCache(options.dns, { clock, random }, 'options.dns')
-    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random, dns, events: new Events(), find: name => this.#upstreams.get(name)?.state }
+    const shared: Shared = { clock, deadlines: new Deadlines(clock), zone: options.zone, random, dns, events: new Events(), telemetry: new Telemetry(options, random, () => this), find: name => this.#upstreams.get(name)?.state }
     // Its names are those of the plugin.
     super(new Upstream('default', { ...options, dns: undefined }, shared, 'options'))
     this.options = options
+    this.startedAt = clock.now()
     this.#shared = shared
     this.#upstreams.set('default', this)
     for (const [name, upstream] of Object.entries(options.upstreams ?? {})) {
@@ -82,10 +86,17 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
 
   /** Sends a request by a declared route: nobody waits for its end. */
   forwardRoute (request: FastifyRequest, reply: FastifyReply, route: Route): void {
-    const client = new ReplyClient(request, reply, route.onError)
+    const client = new ReplyClient(request, reply, route.onError, this.state.telemetry)
     this.#choose(route.upstream, request,
       state => client.start(state, route.settingsFor(state)),
       error => client.failed(error))
+  }
+
+  /** What a request would meet, without its being sent. @param route `null` for what a handler forwards @param name of the upstream, whatever the route says */
+  async dryRun (request: FastifyRequest, route: Route | null, name?: string): Promise<DryRun & { settings: Settings, upstream: string }> {
+    const state = await new Promise<Upstream>((resolve, reject) => this.#choose(name ?? route?.upstream, request, resolve, reject))
+    const settings = route === null ? settingsOf(state, {}) : route.settingsFor(state)
+    return { ...await dryRun(state, request, settings), settings, upstream: state.name }
   }
 
   /** The app is ready: what follows time begins. */
@@ -130,7 +141,7 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
       return new Promise((resolve, reject) => this.#choose(choice, request,
         state => { captureRequest(state, request, settingsOf(state, options)).then(resolve, reject) }, reject))
     }
-    const client = new ReplyClient(request, reply, options.onError)
+    const client = new ReplyClient(request, reply, options.onError, this.state.telemetry)
     this.#choose(choice, request, state => client.start(state, settingsOf(state, options)), error => client.failed(error))
     return client.completion
   }
@@ -145,10 +156,10 @@ export class ProxyManager extends UpstreamManager implements contracts.ProxyMana
     if (choice === undefined) return use(this.state)
     try {
       const name = typeof choice === 'string' ? choice : choice(request)
-      if (name instanceof Promise) name.then(name => use(this.upstream(name).state)).catch(fail)
+      if (name instanceof Promise) name.then(name => use(this.upstream(name).state)).catch(error => fail(asError(error)))
       else use(this.upstream(name).state)
     } catch (error) {
-      fail(error as Error)
+      fail(asError(error))
     }
   }
 

@@ -54,7 +54,7 @@ export class UpstreamManager implements contracts.Upstream {
     if (options?.upstream !== undefined) return this.forwardElsewhere(options.upstream, request, reply, options)
     const settings = options === undefined ? this.#plain : settingsOf(this.state, options)
     if (reply === undefined) return captureRequest(this.state, request, settings)
-    return new ReplyClient(request, reply, options?.onError).start(this.state, settings).completion
+    return new ReplyClient(request, reply, options?.onError, this.state.telemetry).start(this.state, settings).completion
   }
 
   async forwardHttp (request: Request, options?: contracts.ForwardHttpOptions): Promise<Response> {
@@ -175,7 +175,7 @@ export class UpstreamManager implements contracts.Upstream {
   protected forwardElsewhere (_choice: contracts.UpstreamChoice, request: FastifyRequest, reply: FastifyReply | undefined, options: contracts.ForwardOptions): Promise<void | contracts.ProxyResponse> {
     const error = elsewhere()
     if (reply === undefined) return Promise.reject(error)
-    const client = new ReplyClient(request, reply, options.onError)
+    const client = new ReplyClient(request, reply, options.onError, this.state.telemetry)
     client.failed(error)
     return client.completion
   }

@@ -1,4 +1,5 @@
-import type { BackendChanges, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, CircuitBreaker, ConnectionPool, DrainBackendOptions, LoadBalancer, PoolInput, RemoveBackendOptions, UpstreamMetrics, UpstreamOptions } from '../types/index.ts'
+import type { FastifyBaseLogger } from 'fastify'
+import type { BackendChanges, BackendHealth, BackendInput, BalancerEnv, BalancerInput, BreakerInput, CircuitBreaker, ConnectionPool, DrainBackendOptions, LoadBalancer, PoolInput, PoolStats, RemoveBackendOptions, UpstreamMetrics, UpstreamOptions } from '../types/index.ts'
 import { Backend } from './backend.ts'
 import { createBalancer } from './balancer/index.ts'
 import { createBreaker } from './breaker/index.ts'
@@ -121,6 +122,11 @@ export class Upstream extends Policies implements WeigherListener, DiscoveryList
     return this.#pools.current
   }
 
+  /** What the pool tells of itself; `null` where it cannot. */
+  poolStats (): PoolStats | null {
+    return this.#pools.stats()
+  }
+
   /** Whether too few backends are available. */
   get panic (): boolean {
     return this.selector.whole.panic
@@ -149,7 +155,7 @@ export class Upstream extends Policies implements WeigherListener, DiscoveryList
     return this.#backends.update(id, changes)
   }
 
-  /** Resolves when the backend's connections are closed; asked again meanwhile, it waits for the same. */
+  /** Resolves when the backend's connections are closed; asked again meanwhile, it waits for the same, and for no longer than is now said. */
   remove (id: string, options?: RemoveBackendOptions): Promise<void> {
     return this.#backends.remove(id, options)
   }
@@ -162,6 +168,21 @@ export class Upstream extends Policies implements WeigherListener, DiscoveryList
   /** Resolves when the backend has finished what it had, or its time is up. It stays listed, inactive. */
   drain (id: string, options?: DrainBackendOptions): Promise<void> {
     return this.#backends.drain(id, options)
+  }
+
+  /** The application's log, if there is one yet. */
+  get log (): FastifyBaseLogger | undefined {
+    return this.#shared.events.log
+  }
+
+  /** Whether a backend is on its way out for good. */
+  isRemoving (backend: Backend): boolean {
+    return this.#drains.isRemoving(backend)
+  }
+
+  /** The backend of an id, if there is one. */
+  known (id: string): Backend | undefined {
+    return this.#backends.known(id)
   }
 
   get (id: string): Backend {

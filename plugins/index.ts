@@ -5,11 +5,14 @@ import type { Duplex } from 'node:stream'
 import { hashReady, IpHash, LeastRequests, Maglev, P2c, PeakEwma, Random, Rendezvous, RingHash, RoundRobin } from '../lib/balancer/index.ts'
 import { CircuitBreaker as RuledCircuitBreaker } from '../lib/breaker/index.ts'
 import { errors } from '../lib/errors.ts'
-import { ALLOW, authorityOf } from '../lib/forward/index.ts'
+import { ALLOW } from '../lib/forward/index.ts'
 import { ConnectionPool as UndiciConnectionPool } from '../lib/pool/index.ts'
 import { ProxyManager } from '../lib/proxy-manager.ts'
 import { routeUpgrades } from '../lib/tunnel/index.ts'
 import type * as contracts from '../types/index.ts'
+import { mountAdmin } from './admin/mount.ts'
+import { preferAuthority } from './authority.ts'
+import { recordRoutes } from './known-routes.ts'
 import routes from './routes.ts'
 
 /**
@@ -21,6 +24,7 @@ const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = 
   const proxy = new ProxyManager(options)
   proxy.logTo(app.log)
   app.decorate('proxy', proxy)
+  recordRoutes(app, proxy)
   app.addHook('onReady', async () => {
     prepareServer(app)
     proxy.whenSwitching(() => routeUpgrades(app, protocol => proxy.switches(protocol)))
@@ -31,6 +35,8 @@ const rockstarProxyPlugin: FastifyPluginAsync<contracts.RockstarProxyOptions> = 
   for (const route of proxy.options.routes ?? []) {
     await app.register(routes, { ...route, prefix: route.prefix ?? '/' })
   }
+  // After the others: it takes what is left below its prefix, by all methods that there are.
+  await mountAdmin(app, proxy.options.admin)
 }
 
 /** What Node's server has to be told, where the application has not told it anything itself. */
@@ -50,14 +56,6 @@ function refuseConnect (_request: IncomingMessage, answer: Duplex | ServerRespon
   }
   answer.on('error', () => {})
   answer.end(`HTTP/1.1 405 Method Not Allowed\r\nAllow: ${ALLOW}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n`)
-}
-
-/** RFC 9112, 3.2.2: the authority of an absolute target outranks `Host`; for Fastify's constraints as well. */
-function preferAuthority (request: IncomingMessage): void {
-  const { url } = request
-  if (url === undefined || url.charCodeAt(0) === 0x2f) return
-  const authority = authorityOf(url)
-  if (authority !== undefined) request.headers.host = authority
 }
 
 /** Makes a pool from its options, for `setConnectionPool()`. The name is that of the interface it keeps to as well. */

@@ -1,4 +1,4 @@
-import type { FastifyInstance, FastifyPluginAsync, HTTPMethods } from 'fastify'
+import type { FastifyInstance, FastifyPluginAsync, HTTPMethods, RouteHandlerMethod } from 'fastify'
 import fp from 'fastify-plugin'
 import { METHODS } from 'node:http'
 import { proxyError } from '../lib/errors.ts'
@@ -6,6 +6,7 @@ import { Route } from '../lib/forward/index.ts'
 import { resolveOptions } from '../lib/options.ts'
 import type { ProxyManager } from '../lib/proxy-manager.ts'
 import { DEFAULT_METHODS, RouteOptionsSchema, type RouteOptions } from '../types/index.ts'
+import { declare } from './known-routes.ts'
 import passthrough from './passthrough.ts'
 
 /**
@@ -26,12 +27,14 @@ const routesPlugin: FastifyPluginAsync<RouteOptions> = async (app, given) => {
       mergeSlashes: ignoreDuplicateSlashes === true,
       semicolonDelimiter: useSemicolonDelimiter === true
     })
+    const handler: RouteHandlerMethod = (request, reply) => { proxy.forwardRoute(request, reply, route) }
+    declare(handler, { proxy, route, prefix: scope.prefix === '' ? '/' : scope.prefix, rewritePrefix: options.rewritePrefix ?? '' })
     for (const url of ['/', '/*']) {
       scope.route({
         url,
         method: methods as HTTPMethods[],
         ...hooksOf(options),
-        handler: (request, reply) => { proxy.forwardRoute(request, reply, route) }
+        handler
       })
     }
   })

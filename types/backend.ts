@@ -14,6 +14,11 @@ const url = Type.Unsafe<string | URL>(Type.Union([
   expected: 'an http:, https: or unix: URL, as a string or a URL object'
 }))
 
+const zone = Type.Optional(Type.String({
+  minLength: 1,
+  description: 'Where it stands. Backends in the zone of the upstream come first.'
+}))
+
 const changeable = {
   weight: Type.Optional(Type.Integer({
     minimum: 0,
@@ -30,10 +35,7 @@ const changeable = {
     default: false,
     description: '`true` is the same as `priority: 1`.'
   })),
-  zone: Type.Optional(Type.String({
-    minLength: 1,
-    description: 'Where it stands. Backends in the zone of the upstream come first.'
-  })),
+  zone,
   isActive: Type.Optional(Type.Boolean({
     default: true,
     description: 'Whether the backend takes new requests. `false` keeps it listed and idle.'
@@ -66,7 +68,13 @@ export const BackendOptionsSchema = Type.Object({
 })
 
 /** What `updateBackend()` may change. */
-export const BackendChangesSchema = Type.Object(changeable, {
+export const BackendChangesSchema = Type.Object({
+  ...changeable,
+  zone: Type.Optional(Type.Union([zone, Type.Null()], {
+    description: 'Where it stands; `null` for nowhere in particular.',
+    expected: 'a string of at least 1 characters or null'
+  }))
+}, {
   additionalProperties: false,
   title: 'BackendChanges',
   description: 'What `updateBackend(id, changes)` may change while the backend serves. What is left out stays as it is: no default is filled in.'

@@ -4,18 +4,21 @@ import type { Backend } from './backend.ts'
 /** Finds out whether a backend is well; a throw, a rejection or `false` says that it is not. */
 export type HealthChecker = (backend: Backend, context: { readonly signal: AbortSignal }) => unknown
 
+/** A host as it stands in `Host`, perhaps with a port. RFC 3986, 3.2.2. */
+export const HOST_PATTERN = "^[A-Za-z0-9._~!$&'()*+,;=%:\\[\\]-]+$"
+
 const milliseconds = (description: string, value: number, minimum = 1) => Type.Optional(Type.Number({ minimum, default: value, description }))
 
 /** What a check does and when. */
 const check = {
   path: Type.Optional(Type.String({
-    pattern: '^/',
-    description: 'Path that is asked for by HTTP or HTTPS, below the backend\'s base path. Without it, a TCP connection that is accepted will do.',
-    expected: 'a path that begins with /'
+    pattern: '^/[\\x21-\\x7e]*$',
+    description: 'Path that is asked for by HTTP or HTTPS, below the backend\'s base path, as it stands in the request line. Without it, a TCP connection that is accepted will do.',
+    expected: 'a path that begins with /, of visible ASCII characters'
   })),
-  method: Type.Optional(Type.String({ pattern: '^[A-Z]+$', default: 'GET', description: 'Method of the request.', expected: 'a method in capitals' })),
-  headers: Type.Optional(Type.Record(Type.String({ minLength: 1 }), Type.String(), { default: {}, description: 'Headers of the request.' })),
-  host: Type.Optional(Type.String({ minLength: 1, description: '`Host` of the request. Default: the backend\'s own.' })),
+  method: Type.Optional(Type.String({ pattern: '^[A-Z]+$', default: 'GET', description: 'Method of the request, other than CONNECT.', expected: 'a method in capitals' })),
+  headers: Type.Optional(Type.Record(Type.String({ minLength: 1 }), Type.String(), { default: {}, description: 'Headers of the request, but for those of the connection: `Connection`, `Content-Length`, `Transfer-Encoding`, `Upgrade` and the like.' })),
+  host: Type.Optional(Type.String({ pattern: HOST_PATTERN, description: '`Host` of the request. Default: the backend\'s own.', expected: 'a host, perhaps with a port' })),
   port: Type.Optional(Type.Integer({ minimum: 1, maximum: 65_535, description: 'Port that is asked. Default: the backend\'s own.' })),
   expectedStatus: Type.Optional(Type.Array(Type.Union([Type.Integer({ minimum: 100, maximum: 599 }), Type.Tuple([Type.Integer({ minimum: 100, maximum: 599 }), Type.Integer({ minimum: 100, maximum: 599 })])], {
     expected: 'a status of 100 to 599, or a range [first, last] of such'

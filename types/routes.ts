@@ -3,7 +3,13 @@ import type { RouteOptions as FastifyRouteOptions, RouteShorthandOptions } from 
 import { perRequest } from './forward.ts'
 
 /** Levels of Fastify's logger. Spelt out, because Fastify's own type would make users install pino's. */
-export type LogLevel = 'fatal' | 'error' | 'warn' | 'info' | 'debug' | 'trace' | 'silent'
+const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const
+export type LogLevel = typeof LOG_LEVELS[number]
+
+/** One of them. */
+export const logLevelSchema = (description: string) => Type.Unsafe<LogLevel>(Type.Union(LOG_LEVELS.map(level => Type.Literal(level)), {
+  description, expected: `one of ${LOG_LEVELS.map(level => `'${level}'`).join(', ')}`
+}))
 
 /** The methods that a route forwards unless told otherwise. */
 export const DEFAULT_METHODS = ['DELETE', 'GET', 'HEAD', 'OPTIONS', 'PATCH', 'POST', 'PUT'] as const
@@ -49,7 +55,7 @@ export const RouteOptionsSchema = Type.Object({
   config: Type.Optional(Type.Unsafe<NonNullable<FastifyRouteOptions['config']>>(Type.Object({}, {
     additionalProperties: true, description: 'Fastify\'s route config, as hooks see it in `request.routeOptions.config`.'
   }))),
-  logLevel: Type.Optional(Type.Unsafe<LogLevel>(Type.String({ description: 'Level of the route\'s own log lines.' })))
+  logLevel: Type.Optional(logLevelSchema('Level of the route\'s own log lines.'))
 }, {
   additionalProperties: false,
   title: 'RouteOptions',

@@ -1,3 +1,4 @@
+import type { FastifyBaseLogger, FastifyRequest } from 'fastify'
 import type { AdaptiveOptions, LimitsOptions, PriorityOf, QueueOptions } from '../../types/index.ts'
 import { AdaptiveOptionsSchema, QueueOptionsSchema } from '../../types/index.ts'
 import { proxyError } from '../errors.ts'
@@ -13,18 +14,21 @@ export interface Entrant extends Waiting {
   onShed (): void
 }
 
+/** What says who comes first. */
+type Rank = Pick<Waiting, 'priority' | 'turn'>
+
 /** Lets in as many requests of an upstream as there may be; the others wait, in a list of bounded length, or are refused. */
 export class Admission implements Rooms {
   readonly maxPerBackend: number
   readonly adaptive: Required<AdaptiveOptions> | null
   /** Milliseconds that one may wait; 0 for any time. */
   readonly queueTimeout: number
-  readonly priorityOf: PriorityOf | undefined
   full = 0
   backends = 0
   inFlight = 0
   readonly #maxInFlight: number
   readonly #size: number
+  readonly #priorityOf: PriorityOf | undefined
   readonly #list: WaitingList<Entrant>
   #turns = 0
   #due = false
@@ -36,7 +40,7 @@ export class Admission implements Rooms {
     this.maxPerBackend = maxPerBackend
     this.adaptive = adaptive === false ? null : adaptiveOf(adaptive === true ? {} : adaptive, path)
     this.queueTimeout = timeout
-    this.priorityOf = priority
+    this.#priorityOf = priority
     this.#maxInFlight = maxInFlight
     this.#size = queue === false ? 0 : size
     this.#list = new WaitingList(order === 'lifo')
@@ -68,10 +72,28 @@ export class Admission implements Rooms {
     return this.#turns++
   }
 
+  /** What would become of a request that came now. */
+  outlook (request: FastifyRequest): 'in' | 'queue' | 'shed' {
+    if (!this.#isCrowded && !this.#allFull) return 'in'
+    const worst = this.#list.length < this.#size ? null : this.#list.worst()
+    if (this.#size === 0 || (worst !== null && !this.#comesBefore({ priority: this.priorityFor(request), turn: this.#turns }, worst))) return 'shed'
+    return 'queue'
+  }
+
+  /** How important a request is: lower numbers come first. */
+  priorityFor (request: FastifyRequest | undefined, log?: FastifyBaseLogger): number {
+    try {
+      const priority = request === undefined ? 0 : Number(this.#priorityOf?.(request) ?? 0)
+      return Number.isNaN(priority) ? 0 : priority
+    } catch (error) {
+      log?.warn({ err: error }, 'limits.priority threw')
+      return 0
+    }
+  }
+
   /** Lets one in at once, if there is room. */
   enter (): boolean {
-    // Those who wait and can be served are served first.
-    if (this.inFlight >= this.#maxInFlight || (this.#due && this.#list.length > 0)) return false
+    if (this.#isCrowded) return false
     this.inFlight++
     return true
   }
@@ -124,11 +146,16 @@ export class Admission implements Rooms {
     }
   }
 
+  /** Whether nobody else is let in. Those who wait and can be served are served first. */
+  get #isCrowded (): boolean {
+    return this.inFlight >= this.#maxInFlight || (this.#due && this.#list.length > 0)
+  }
+
   get #allFull (): boolean {
     return this.backends > 0 && this.full === this.backends
   }
 
-  #comesBefore (one: Entrant, other: Entrant): boolean {
+  #comesBefore (one: Rank, other: Rank): boolean {
     if (one.priority !== other.priority) return one.priority < other.priority
     return this.#list.newestFirst ? one.turn > other.turn : one.turn < other.turn
   }

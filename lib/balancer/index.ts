@@ -52,6 +52,14 @@ export function balancerFactory (input: BalancerInput, env: BalancerEnv = system
   return () => new Policy(options as never, env)
 }
 
+/** What a balancer of ours was made of, the defaults filled in; `undefined` for the application's own. */
+export function balancerOptionsOf (balancer: LoadBalancer): Readonly<Record<string, unknown>> | undefined {
+  if (!Object.values(policies).some(Policy => balancer instanceof Policy)) return undefined
+  const { type: _type, ...options } = (balancer as LoadBalancer & { options: Record<string, unknown> }).options
+  // What else there is of it is how a ring is made, which is not for the choosing.
+  return balancer instanceof IpHash ? { boundedLoad: options.boundedLoad } : options
+}
+
 /** Where the key of a request draws it, 0 to 1, by a policy that goes by keys. */
 export function pointOf (balancer: LoadBalancer, context: SelectContext): number | undefined {
   return balancer instanceof HashPolicy ? balancer.point(context) : undefined

@@ -12,9 +12,9 @@ import { another } from './fork.ts'
  */
 export class LeastRequests extends Choices {
   readonly type = 'least-requests'
+  readonly options: Readonly<Omit<Required<LeastRequestsOptions>, 'type'>>
   readonly #fullScanLimit: number
   readonly #bias: number
-  readonly #choices: number
   readonly #env: BalancerEnv
   readonly #bits: () => number
   /** Indexes of those with the least load; kept to be used again. */
@@ -24,15 +24,15 @@ export class LeastRequests extends Choices {
   constructor (options: Partial<LeastRequestsOptions> = {}, env: BalancerEnv = systemEnv) {
     const { fullScanLimit, choices, bias } = resolveOptions<Required<LeastRequestsOptions>>(LeastRequestsSchema, { ...options, type: 'least-requests' }, 'options')
     super(choices, env.random)
+    this.options = Object.freeze({ fullScanLimit, choices, bias })
     this.#env = env
-    this.#choices = choices
     this.#bits = bitsOf(env.random)
     this.#fullScanLimit = fullScanLimit
     this.#bias = bias
   }
 
   fork (): this {
-    return another(this, { fullScanLimit: this.#fullScanLimit, choices: this.#choices, bias: this.#bias }, this.#env)
+    return another(this, this.options, this.#env)
   }
 
   override rebuild (available: readonly Backend[]): void {

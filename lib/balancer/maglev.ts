@@ -12,7 +12,7 @@ import { another } from './fork.ts'
  */
 export class Maglev extends HashPolicy {
   readonly type = 'maglev'
-  readonly #options: Required<MaglevOptions>
+  readonly options: Readonly<Required<MaglevOptions>>
   readonly #env: BalancerEnv
   readonly #size: number
   #table: Int32Array = new Int32Array(0)
@@ -21,13 +21,13 @@ export class Maglev extends HashPolicy {
   constructor (options: Partial<MaglevOptions> = {}, env: BalancerEnv = systemEnv) {
     const resolved = resolveOptions<Required<MaglevOptions>>(MaglevSchema, { ...options, type: 'maglev' }, 'options')
     super(resolved, env)
-    this.#options = resolved
+    this.options = Object.freeze(resolved)
     this.#env = env
     this.#size = primeFrom(resolved.tableSize)
   }
 
   fork (): this {
-    return another(this, this.#options, this.#env)
+    return another(this, this.options, this.#env)
   }
 
   protected prepare (available: readonly Backend[], { values, total }: Weights, { first, second }: Identities): void {

@@ -8,6 +8,7 @@ import { another } from './fork.ts'
 /** Draws two and chooses the one with fewer requests in flight for its weight. */
 export class P2c extends Choices {
   readonly type = 'p2c'
+  readonly options = {}
   readonly #env: BalancerEnv
 
   /** Throws `INVALID_OPTIONS`. */

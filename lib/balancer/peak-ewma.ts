@@ -26,6 +26,7 @@ interface Latency {
  */
 export class PeakEwma extends Choices {
   readonly type = 'peak-ewma'
+  readonly options: Readonly<Omit<Required<PeakEwmaOptions>, 'type'>>
   readonly #env: BalancerEnv
   readonly #clock: Clock
   readonly #decay: number
@@ -46,6 +47,7 @@ export class PeakEwma extends Choices {
   constructor (options: Partial<PeakEwmaOptions> = {}, env: BalancerEnv = systemEnv) {
     const { decay, penalty } = resolveOptions<Required<PeakEwmaOptions>>(PeakEwmaSchema, { ...options, type: 'peak-ewma' }, 'options')
     super(2, env.random)
+    this.options = Object.freeze({ decay, penalty })
     this.#env = env
     this.#clock = env.clock
     this.#decay = decay
@@ -54,7 +56,7 @@ export class PeakEwma extends Choices {
   }
 
   fork (): this {
-    return another(this, { decay: this.#decay, penalty: this.#penalty }, this.#env)
+    return another(this, this.options, this.#env)
   }
 
   override rebuild (available: readonly Backend[]): void {

@@ -9,6 +9,7 @@ import { another } from './fork.ts'
 /** Chooses at random, by weight. Remembers nothing, so that many proxies need not agree. */
 export class Random implements LoadBalancer {
   readonly type = 'random'
+  readonly options = {}
   readonly #sampler: Sampler
   readonly #env: BalancerEnv
 

@@ -14,6 +14,7 @@ import { another } from './fork.ts'
  */
 export class Rendezvous extends HashPolicy {
   readonly type = 'rendezvous'
+  readonly options: Readonly<Required<RendezvousOptions>>
   readonly #fork: () => this
   #weights: Weights = weightsOf([])
   #first: Uint32Array = new Uint32Array(0)
@@ -23,6 +24,7 @@ export class Rendezvous extends HashPolicy {
   constructor (options: Partial<RendezvousOptions> = {}, env: BalancerEnv = systemEnv) {
     const resolved = resolveOptions<Required<RendezvousOptions>>(RendezvousSchema, { ...options, type: 'rendezvous' }, 'options')
     super(resolved as Required<HashOptions>, env)
+    this.options = Object.freeze(resolved)
     this.#fork = () => another(this, resolved, env)
   }
 

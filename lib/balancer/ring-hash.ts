@@ -18,7 +18,7 @@ const STRIDE = 0x5bd1e995
  */
 export class RingHash extends HashPolicy {
   readonly type: string = 'ring-hash'
-  readonly #options: Required<RingHashOptions>
+  readonly options: Readonly<Required<RingHashOptions>>
   readonly #env: BalancerEnv
   readonly #probes: number
   readonly #ring = new Ring()
@@ -28,13 +28,13 @@ export class RingHash extends HashPolicy {
   constructor (options: Partial<RingHashOptions> = {}, env: BalancerEnv = systemEnv) {
     const resolved = resolveOptions<Required<RingHashOptions>>(RingHashSchema, { ...options, type: 'ring-hash' }, 'options')
     super(resolved, env)
-    this.#options = resolved
+    this.options = Object.freeze(resolved)
     this.#env = env
     this.#probes = resolved.probes
   }
 
   fork (): this {
-    return another(this, this.#options, this.#env)
+    return another(this, this.options, this.#env)
   }
 
   protected prepare (available: readonly Backend[], weights: Weights, identities: Identities): void {
@@ -50,7 +50,7 @@ export class RingHash extends HashPolicy {
 
   /** Points of each backend. Where they do not come out whole, the backend's hash decides on one more, so that no share is bent. */
   #counts ({ values, total }: Weights, { first }: Identities): Uint32Array {
-    const { points, minRingSize, maxRingSize } = this.#options
+    const { points, minRingSize, maxRingSize } = this.options
     // Rounding may add one to each.
     const most = Math.max(maxRingSize - values.length, maxRingSize / 2)
     const scale = Math.min(Math.max(points, minRingSize / total), most / total)

@@ -10,6 +10,7 @@ import { another } from './fork.ts'
  */
 export class RoundRobin implements LoadBalancer {
   readonly type: 'round-robin' | 'weighted-round-robin'
+  readonly options = {}
   #available: readonly Backend[] = []
   #next = 0
   #weights: Weights = weightsOf([])

@@ -79,6 +79,16 @@ export class DnsCache {
     return { ...this.#counts, names }
   }
 
+  /** What `stats()` counts. */
+  get counts (): Readonly<Omit<DnsStats, 'names'>> {
+    return this.#counts
+  }
+
+  /** How many names are remembered. */
+  get size (): number {
+    return this.#names.size
+  }
+
   /** Asks for nothing any more: whoever waits is told so. */
   close (): void {
     this.#resolver.close()

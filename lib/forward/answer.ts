@@ -2,6 +2,8 @@ import type { Socket } from 'node:net'
 import type { AttemptResult } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { Deadlined } from '../deadlines.ts'
+import { asError } from '../errors.ts'
+import type { Progress } from '../telemetry/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { until } from './answer-time.ts'
 import type { Attempt } from './attempt.ts'
@@ -21,8 +23,10 @@ const CONTINUE = 100
 export interface AnswerOwner extends Deadlined {
   /** Whether nobody wants it any more. */
   readonly ended: boolean
-  /** It has gone out, whole or not: all is to be let go. @param took milliseconds, where that is not how long all has taken */
-  onOver (result: AttemptResult, took?: number): void
+  /** It has gone out, whole or not: all is to be let go. @param error why it is not whole @param took milliseconds, where that is not how long all has taken */
+  onOver (result: AttemptResult, error?: Error, took?: number): void
+  /** How far it has come. */
+  progress (): Progress
   /** It could not be passed on. */
   onRefused (error: Error): void
 }
@@ -40,6 +44,7 @@ export class Answer {
   #sink: Sink | null = null
   /** Whether an interim response that says something has gone to the client. */
   #touched = false
+  #switched = false
 
   constructor (upstream: Upstream, intent: Intent, client: ExchangeClient, choice: Choice, record: ExchangeRecord, owner: AnswerOwner) {
     this.#upstream = upstream
@@ -52,7 +57,7 @@ export class Answer {
 
   /** Whether it has begun to go out. */
   get begun (): boolean {
-    return this.#sink !== null
+    return this.#sink !== null || this.#switched
   }
 
   /** Whether the client has heard nothing yet that another attempt could contradict. */
@@ -79,7 +84,7 @@ export class Answer {
       sink.head(head)
       if (head.isWhole) this.#endAtHead(attempt)
     } catch (error) {
-      this.#refuse(attempt, error as Error)
+      this.#refuse(attempt, asError(error))
       return false
     }
     return true
@@ -93,31 +98,36 @@ export class Answer {
       const headers = buildSwitchingHead(protocol, this.#withoutReports(backend, rawHeaders), this.#upstream.via, this.#client.mappingFor(backend))
       this.#keepClient(headers, backend)
       const time = this.#record.age
-      this.#client.tunnel?.(headers, backend, socket, () => this.#onTunnelClosed(attempt, time))
+      this.#client.tunnel?.(headers, backend, socket, (received, sent) => this.#onTunnelClosed(attempt, time, received, sent))
       // From now on it is the tunnel that has a time.
       this.#upstream.deadlines.remove(this.#owner)
     } catch (error) {
-      this.#refuse(attempt, error as Error)
+      this.#refuse(attempt, asError(error))
       return false
     }
     return true
   }
 
   /** @param time milliseconds that it took to open */
-  #onTunnelClosed (attempt: Attempt, time: number): void {
+  #onTunnelClosed (attempt: Attempt, time: number, received: number, sent: number): void {
     if (this.#owner.ended) return
+    this.#record.bytesReceived = received
+    this.#record.bytesSent = sent
     attempt.finish()
-    this.#owner.onOver('successful', time)
+    this.#switched = true
+    this.#owner.onOver('successful', undefined, time)
     this.#client.finished()
   }
 
-  #headOf ({ backend, overStream, endsAtHead }: Attempt, statusCode: number, rawHeaders: readonly Buffer[], statusMessage: string): ResponseHead {
+  #headOf ({ backend, version, endsAtHead }: Attempt, statusCode: number, rawHeaders: readonly Buffer[], statusMessage: string): ResponseHead {
     const { method, acceptsTrailers } = this.#intent
     const fields = this.#withoutReports(backend, rawHeaders)
-    const head = buildResponseHead(method, statusCode, statusMessage, fields, this.#upstream.via, acceptsTrailers, this.#client.mappingFor(backend), overStream ? '2' : '1.1')
+    const head = buildResponseHead(method, statusCode, statusMessage, fields, this.#upstream.via, acceptsTrailers, this.#client.mappingFor(backend), version)
     // Over HTTP/2 any head may be.
     if (endsAtHead) Object.assign(head, { isWhole: true, hasBody: false })
     this.#keepClient(head.headers, backend)
+    const { telemetry } = this.#upstream
+    if (telemetry.marksAnswers) telemetry.markAnswer(head.headers, statusCode, version, this.#intent.request, () => this.#owner.progress())
     return head
   }
 
@@ -132,7 +142,10 @@ export class Answer {
     const bad = (error as { code?: string }).code === 'FST_ROCKSTAR_BAD_RESPONSE'
     attempt.cancel(bad ? 'BAD_RESPONSE' : 'ABORTED', error)
     this.#record.failed(attempt)
-    this.#owner.onRefused(error)
+    // Nothing of it has gone out.
+    this.#sink = null
+    // Whoever threw may have ended it first.
+    if (!this.#owner.ended) this.#owner.onRefused(error)
   }
 
   // Step: stream
@@ -140,6 +153,7 @@ export class Answer {
   data (attempt: Attempt, chunk: Buffer): boolean {
     if (this.#sink === null || this.#owner.ended) return false
     this.#touch(attempt)
+    this.#record.bytesSent += chunk.length
     const flowing = this.#sink.data(chunk)
     this.held = !flowing
     return flowing
@@ -163,7 +177,7 @@ export class Answer {
 
   /** What has begun ends before its time. */
   cut (error: Error, result: AttemptResult): void {
-    this.#owner.onOver(result)
+    this.#owner.onOver(result, error)
     this.#sink?.cut(error)
     this.#client.finished()
   }

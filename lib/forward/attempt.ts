@@ -1,8 +1,9 @@
 import type { Socket } from 'node:net'
-import type { AttemptReport, AttemptResult, Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
+import type { AttemptReport, AttemptResult, AttemptTrace, Culprit, LoadBalancer, Outcome, Stage } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
-import { proxyError, type ErrorCode } from '../errors.ts'
+import { asError, proxyError, type ErrorCode } from '../errors.ts'
 import { UnprocessedError, type BackendConnections, type Connection, type PooledHandler, type StreamHandler } from '../pool/index.ts'
+import type { Trace } from '../telemetry/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { Account, type FaultListener } from './account.ts'
 import { culpritOf, errorCodeOf, resultOf } from './outcome.ts'
@@ -50,17 +51,22 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
   error: Error | undefined = undefined
   headTime = -1
   responseTime = -1
+  /** When it was made, had a connection, and had sent all; on the clock's scale. -1 before. */
+  readonly startedAt: number
+  connectedAt = -1
+  sentAt = -1
   /** By when its present step must be over, and by when its head must have come; on the clock's scale. */
   deadline = Infinity
   headBy = Infinity
   /** Before when its backend has asked not to be asked again. */
   notBefore = 0
+  /** Where it is told of; `null` where nobody listens. */
+  trace: Trace<AttemptTrace> | null = null
   /** Whether it was made although the one before it had not failed. */
   readonly hedge: boolean
   readonly #listener: AttemptListener
   readonly #upstream: Upstream
   readonly #account: Account
-  readonly #startedAt: number
   readonly #heardBefore: number
   #dispatcher: Partial<Pick<BackendConnections, 'cancel' | 'isWaiting'>> | null = null
   #abort: ((error?: Error) => void) | null = null
@@ -81,11 +87,11 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
     this.backend = backend
     this.#upstream = upstream
     this.#listener = listener
-    this.#startedAt = upstream.clock.now()
+    this.startedAt = upstream.clock.now()
     this.#heardBefore = backend.heard
     this.hedge = hedge
     this.#account = new Account(backend, permit, upstream, balancer, hedge, listener)
-    if (!incoming) this.onAsked(this.#startedAt)
+    if (!incoming) this.onAsked(this.startedAt)
   }
 
   /** From now on it is the backend that is waited for. */
@@ -100,7 +106,7 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
       dispatcher.dispatch(outgoing, this)
     } catch (error) {
       // A pool or dispatcher of the user's own may throw.
-      this.onError(error as Error)
+      this.onError(asError(error))
     }
   }
 
@@ -135,7 +141,7 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
   /** What hooks and the log are told of it. */
   report (): AttemptReport {
     const { stage, culprit, statusCode, error, headTime, responseTime } = this
-    const time = this.settled ? responseTime : this.#upstream.clock.now() - this.#startedAt
+    const time = this.settled ? responseTime : this.#upstream.clock.now() - this.startedAt
     return { backend: this.backend, result: this.result, outcome: { stage, culprit, statusCode, error, headTime, responseTime }, time, hedge: this.hedge }
   }
 
@@ -253,7 +259,7 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
     this.statusCode = statusCode
     this.stage = 'stream'
     const now = this.#upstream.clock.now()
-    this.headTime = now - this.#startedAt
+    this.headTime = now - this.startedAt
     this.#account.headCame(statusCode, now)
   }
 
@@ -284,8 +290,20 @@ export class Attempt implements PooledHandler, StreamHandler, Outcome {
     this.awaitsHead = false
     const now = this.#upstream.clock.now()
     // A tunnel is no answer that has taken long.
-    this.responseTime = this.#switched ? this.headTime : now - this.#startedAt
+    this.responseTime = this.#switched ? this.headTime : now - this.startedAt
     this.#account.settle(this, now)
+    if (this.trace !== null) this.#tellEnd(this.trace)
+  }
+
+  #tellEnd (trace: Trace<AttemptTrace>): void {
+    if (this.headTime !== -1) trace.message.version = this.version
+    trace.message.report = this.report()
+    trace.finish(this.error)
+  }
+
+  /** Of HTTP, that its backend answers by. */
+  get version (): '1.1' | '2' {
+    return this.overStream ? '2' : '1.1'
   }
 }
 

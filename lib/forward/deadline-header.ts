@@ -10,6 +10,11 @@ export function writeTimeLeft (name: string, milliseconds: number): string {
   return name === GRPC ? `${whole}m` : whole
 }
 
+/** Fields as they are sent: with the time that is left, where backends are told and it has an end. */
+export function withTimeLeft (headers: string[], name: string | null, milliseconds: number): string[] {
+  return name === null || milliseconds === Infinity ? headers : [...headers, name, writeTimeLeft(name, milliseconds)]
+}
+
 /** Takes what a client says of the time that it has left out of the fields that are sent on; `undefined` where it says nothing that can be read. */
 export function takeTimeLeft (headers: string[], name: string): number | undefined {
   let left: number | undefined

@@ -1,6 +1,8 @@
-import type { AttemptReport, AttemptResult, Culprit } from '../../types/index.ts'
+import type { AttemptReport, AttemptResult, Culprit, Stage } from '../../types/index.ts'
 import type { Deadlined } from '../deadlines.ts'
 import { causedError, proxyError, type ErrorCode } from '../errors.ts'
+import { retryAfterHeaders } from '../retry/index.ts'
+import type { Progress } from '../telemetry/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { Answer, type AnswerOwner } from './answer.ts'
 import { AnswerTime } from './answer-time.ts'
@@ -14,8 +16,6 @@ import { Place } from './place.ts'
 import type { RequestBody } from './request-body.ts'
 import type { Source } from './sink.ts'
 import { Trying, type TryingListener } from './trying.ts'
-
-export type { ExchangeClient } from './exchange-client.ts'
 
 /**
  * One client request from admission to its last byte: waits to be let in, has attempts made until one has an answer to be sent on, and
@@ -44,7 +44,7 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
     this.#intent = intent
     this.#client = client
     this.#choice = new Choice(upstream, intent.request, intent.method, intent.path, intent.headers, subset)
-    this.#record = new ExchangeRecord(upstream, intent.log, now)
+    this.#record = new ExchangeRecord(upstream, intent, client.expendable === true, now)
     this.#time = new AnswerTime(now, timeouts.request, intent.deadline)
     this.#answer = new Answer(upstream, intent, client, this.#choice, this.#record, this)
     this.#trying = new Trying(upstream, intent, client, this.#choice, this.#answer, this.#time, this.#record, this)
@@ -81,6 +81,16 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
     return this.#trying.attempts.reports()
   }
 
+  /** The stage of the attempt that counts. */
+  get stage (): Stage | undefined {
+    return this.#trying.attempts.leading?.stage
+  }
+
+  /** How far it has come. */
+  progress (): Progress {
+    return this.#record.progress(this.#trying.attempts)
+  }
+
   isOn (backend: object): boolean {
     return this.#trying.attempts.isOn(backend)
   }
@@ -91,6 +101,14 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
   }
 
   start (): void {
+    // Who was asked before whether it may begin has answered too late.
+    if (this.#ended) return
+    const { trace } = this.#record
+    if (trace === null) this.#start()
+    else trace.run(() => this.#start())
+  }
+
+  #start (): void {
     if (this.#trying.sending.isSmall) process.nextTick(startWithBody, this)
     else this.startWithBody()
   }
@@ -155,13 +173,13 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
 
   // Steps: commit and stream are those of `Answer`
 
-  onOver (result: AttemptResult, took?: number): void {
-    this.#finish(result, took)
+  onOver (result: AttemptResult, error?: Error, took?: number): void {
+    this.#finish(result, error, took)
     this.#letGo()
   }
 
   onRefused (error: Error): void {
-    this.#finish('failed')
+    this.#finish('failed', error)
     this.#tellFailed(error)
   }
 
@@ -182,7 +200,7 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
     const error = proxyError('CLIENT_CLOSED', cause)
     // A handler that reads the answer itself is still there.
     if (this.#answer.begun) return this.#answer.cut(error, 'aborted')
-    this.#finish('aborted')
+    this.#finish('aborted', error)
     this.#tellFailed(error)
   }
 
@@ -194,7 +212,7 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
   /** Somebody who was asked before anything is sent has refused. */
   refuse (error: Error): void {
     if (this.#ended) return
-    this.#finish('aborted')
+    this.#finish('aborted', error)
     this.#tellFailed(error)
   }
 
@@ -256,9 +274,9 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
 
   fail (code: ErrorCode, cause?: unknown, wait?: number, statusCode?: number): void {
     if (this.#ended) return
-    this.#finish(resultOfEnd(code))
     const error = statusCode === undefined ? causedError(code, cause) : Object.assign(proxyError(code, cause, String(statusCode)), { statusCode })
-    this.#tellFailed(wait === undefined || wait === Infinity ? error : Object.assign(error, { headers: { 'retry-after': String(Math.max(1, Math.ceil(wait / 1000))) } }))
+    this.#finish(resultOfEnd(code), error)
+    this.#tellFailed(wait === undefined ? error : Object.assign(error, { headers: retryAfterHeaders(wait) }))
   }
 
   /** Lets go of all, also where who is told throws. */
@@ -272,12 +290,13 @@ export class Exchange implements AnswerOwner, TryingListener, Source {
 
   // Step: record
 
-  #finish (result: AttemptResult, took?: number): void {
+  #finish (result: AttemptResult, error?: Error, took?: number): void {
     this.#ended = true
     this.#trying.stop()
     this.#record.answered()
     this.#place?.leave()
-    this.#record.finished(result, took ?? this.#record.age, this.#trying.attempts)
+    const { attempts, sending } = this.#trying
+    this.#record.finished(result, error, took ?? this.#record.age, attempts, this.#answer.begun, sending.bytesReceived)
   }
 
   #letGo (): void {

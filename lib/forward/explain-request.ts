@@ -7,7 +7,7 @@ import { intentOf, type Intent } from './intent.ts'
 import type { Settings } from './settings.ts'
 
 /** A choice that is only asked about. */
-class Question implements Selection {
+export class Question implements Selection {
   readonly request: FastifyRequest
   readonly method: string
   readonly path: string
@@ -30,6 +30,10 @@ class Question implements Selection {
 
 /** Tells where a request would go, without sending anything. Throws as `intentOf()` does. */
 export async function explainRequest (upstream: Upstream, request: FastifyRequest, settings: Settings): Promise<Explanation> {
-  const question = new Question(request, intentOf(request, upstream, settings))
-  return await explain(upstream.selector, upstream.name, upstream.list(), question, settings.subset)
+  return await explainIntent(upstream, new Question(request, intentOf(request, upstream, settings)), settings)
+}
+
+/** Tells which backend a question would be answered with. */
+export async function explainIntent (upstream: Upstream, question: Question, { subset }: Settings): Promise<Explanation> {
+  return await explain(upstream.selector, upstream.name, upstream.list(), question, subset)
 }

@@ -41,7 +41,7 @@ export async function forwardHttp (upstream: Upstream, request: Request, options
     upgrade: null,
     deadline: left === undefined ? Infinity : upstream.clock.now() + left,
     settings,
-    log: undefined
+    log: upstream.log
   }, settings)
   return responseOf(answer, request.method)
 }

@@ -22,7 +22,9 @@ export function toRecord (headers: readonly string[]): HeaderRecord {
 
 /** A header of the client's request; of the one that is sent where there is no client. By its name in lower case. */
 export function headerValue (request: FastifyRequest | undefined, headers: readonly string[], name: string): string | undefined {
-  return request === undefined ? headerOf(headers, name) : joined(request.headers[name])
+  if (request === undefined) return headerOf(headers, name)
+  // Node's record has the methods of every object, too.
+  return Object.hasOwn(request.headers, name) ? joined(request.headers[name]) : undefined
 }
 
 /** The value of a header among names and values in turn, by its name in lower case. */
@@ -59,6 +61,25 @@ export function toPairs (record: HeaderRecord, like: readonly string[], source: 
 
 /** Fields that say how a message is framed or routed: none of a rewriter's business. */
 const FRAMING = new Set(['connection', 'content-length', 'transfer-encoding', 'keep-alive', 'upgrade', 'expect', 'te', 'trailer'])
+
+/**
+ * Throws `INVALID_HEADER` where fields that somebody may have changed cannot be sent: names and values in turn, with what frames and routes the
+ * message as it was.
+ */
+export function assertSendable (headers: readonly unknown[], before: readonly string[], source: string): void {
+  const refuse = (what: unknown) => proxyError('INVALID_HEADER', undefined, source, String(what))
+  if (headers.length % 2 === 1) throw refuse(headers.at(-1))
+  for (let i = 0; i < headers.length; i += 2) {
+    const name = headers[i]
+    const value = headers[i + 1]
+    if (typeof name !== 'string' || !TOKEN.test(name)) throw refuse(name)
+    if (typeof value !== 'string' || INVALID_VALUE.test(value)) throw refuse(name)
+  }
+  const frame = (fields: readonly string[]) => fields.flatMap((name, i) => i % 2 === 0 && (FRAMING.has(name.toLowerCase()) || name.toLowerCase() === 'host') ? [`${name.toLowerCase()}: ${fields[i + 1]}`] : []).sort()
+  const [was, is] = [frame(before), frame(headers as readonly string[])]
+  const other = is.find((field, i) => field !== was[i]) ?? was.find((field, i) => field !== is[i])
+  if (other !== undefined) throw refuse(other.slice(0, other.indexOf(':')))
+}
 
 /** Lets a user's function change headers, but for those that frame the message. Throws `INVALID_HEADER`. */
 export function rewritten (headers: string[], rewrite: (record: HeaderRecord) => HeaderRecord, source: string): string[] {

@@ -63,6 +63,7 @@ export function intentOf (request: FastifyRequest, upstream: Upstream, settings:
   const path = pathOf(target.path, replaced, settings.path)
   const upgrade = (raw as { upgrade?: boolean }).upgrade === true ? upgradeOf(raw, settings.upgrades) : null
   const head = buildRequestHead(request, raw, target, upstream, settings.preserveHost)
+  upstream.telemetry.identify(head.headers, request)
   const body = !head.hasBody ? null : given === undefined ? bodyOf(request) : given
   const deadline = upstream.deadlineHeader === null ? Infinity : deadlineOf(request, head.headers, upstream, upstream.deadlineHeader)
   if (settings.rewriteRequestHeaders !== undefined) {

@@ -1,4 +1,4 @@
-import type { Backend as PublicBackend, Timer } from '../../types/index.ts'
+import type { AttemptReason, Backend as PublicBackend, Timer } from '../../types/index.ts'
 import type { ErrorCode } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
 import type { AnswerTime } from './answer-time.ts'
@@ -17,7 +17,7 @@ export interface Tryer {
   /** Whether there may still be another attempt: the client has heard nothing that it could contradict. */
   readonly undecided: boolean
   /** A backend has been chosen. @param fresh whether it must not be asked on a connection that may have died with it */
-  onChosen (hedge: boolean, fresh: boolean): void
+  onChosen (reason: AttemptReason, fresh: boolean): void
   /** There is no backend, or none now, as those there are have as much as they may. */
   onNone (full: boolean): void
   onChoiceFailed (error: unknown): void
@@ -93,7 +93,7 @@ export class NextTry {
   }
 
   #onChosen (chosen: Chosen, again: boolean): void {
-    if (chosen === 'one') return this.#tryer.onChosen(false, this.#choice.isTrial)
+    if (chosen === 'one') return this.#tryer.onChosen(this.#attempts.leading === null ? 'first' : 'retry', this.#choice.isTrial)
     // A load balancer that takes its time has said only now that there is no other.
     const delay = again ? this.retries.delay(this.#attempts, this.#time.limit) : undefined
     if (delay === undefined) this.#tryer.onNone(chosen === 'full')
@@ -120,7 +120,7 @@ export class NextTry {
     this.#tries--
     this.#choice.backend = backend
     this.#choice.permit = permit
-    this.#tryer.onChosen(false, true)
+    this.#tryer.onChosen('resend', true)
     return true
   }
 
@@ -198,7 +198,7 @@ export class NextTry {
     if (chosen !== 'one') return
     hedging.spend()
     tallies.hedges++
-    this.#tryer.onChosen(true, this.#choice.isTrial)
+    this.#tryer.onChosen('hedge', this.#choice.isTrial)
   }
 
   /** Nothing is waited for any more. */

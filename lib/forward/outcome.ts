@@ -2,12 +2,13 @@ import { IDEMPOTENT_METHODS } from '../../types/index.ts'
 import type { AttemptResult, Culprit, Outcome, Stage } from '../../types/index.ts'
 import type { ErrorCode } from '../errors.ts'
 
-/** An error as undici and Node's sockets raise it. */
-type CodedError = Error & { code?: string }
+/** An error as undici and Node's sockets raise it. One of a user's own dispatcher may have anything for a code; a `DOMException` has a number. */
+type CodedError = Error & { code?: unknown }
 
 /** Which error of ours an attempt's failure is: from how far it came and what undici says. */
 export function errorCodeOf (stage: Stage, error: Error): ErrorCode {
-  const code = (error as CodedError).code ?? ''
+  const { code: given } = error as CodedError
+  const code = typeof given === 'string' ? given : ''
   if (code.startsWith('FST_ROCKSTAR_')) return code.slice('FST_ROCKSTAR_'.length) as ErrorCode
   if (code === 'UND_ERR_CONNECT_TIMEOUT' || code === 'ETIMEDOUT') return 'TIMEOUT'
   if (stage === 'select' || stage === 'connect') return 'CONNECT'

@@ -1,7 +1,6 @@
 import type { Readable } from 'node:stream'
 import type { Backend } from '../backend.ts'
 import type { TrailerSource } from '../pool/index.ts'
-import { writeTimeLeft } from './deadline-header.ts'
 import type { Intent } from './intent.ts'
 import type { Sending } from './sending.ts'
 
@@ -49,9 +48,4 @@ export function outgoingTo (backend: Backend, intent: Intent, headers: string[],
 /** Whether a backend is asked for `*`; one with a path of its own is asked for that. */
 export function asksForAll ({ asterisk }: Intent, backend: Backend): boolean {
   return asterisk && backend.basePath === ''
-}
-
-/** The fields that are sent, and how much time there is where that is to be told. */
-export function tellingTime (headers: string[], deadlineHeader: string | null, left: number): string[] {
-  return deadlineHeader === null || left === Infinity ? headers : [...headers, deadlineHeader, writeTimeLeft(deadlineHeader, left)]
 }

@@ -48,7 +48,7 @@ export class Place implements Entrant {
     this.leave()
     if (this.isNew) {
       this.turn = admission.nextTurn()
-      this.priority = this.#priorityOf(request, log)
+      this.priority = this.#admission.priorityFor(request, log)
     }
     this.until = now + admission.longestWait(answerBy - now)
     return admission.wait(this)
@@ -71,15 +71,5 @@ export class Place implements Entrant {
     this.#admission.forget(this)
     if (this.#inside) this.#admission.leave()
     this.#inside = false
-  }
-
-  #priorityOf (request: FastifyRequest | undefined, log: FastifyBaseLogger | undefined): number {
-    try {
-      const priority = request === undefined ? 0 : Number(this.#admission.priorityOf?.(request) ?? 0)
-      return Number.isNaN(priority) ? 0 : priority
-    } catch (error) {
-      log?.warn({ err: error }, 'limits.priority threw')
-      return 0
-    }
   }
 }

@@ -3,15 +3,16 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { OnError } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
-import { proxyError } from '../errors.ts'
+import { asError, proxyError } from '../errors.ts'
 import { watchSend } from '../fallback.ts'
+import type { Telemetry } from '../telemetry/index.ts'
 import type { Tunnel } from '../tunnel/index.ts'
 import type { Upstream } from '../upstream.ts'
 import { CapturedResponse } from './captured.ts'
 import { Completion } from './completion.ts'
 import { dropRest } from './drop-rest.ts'
 import { Exchange } from './exchange.ts'
-import type { ExchangeClient } from './exchange-client.ts'
+import type { ExchangeClient, TunnelClosed } from './exchange-client.ts'
 import { rewritten } from './header-record.ts'
 import { HookedReply } from './hooked-reply.ts'
 import { ALLOW, intentOf, type FastifyIntent } from './intent.ts'
@@ -45,6 +46,7 @@ export class ReplyClient implements ExchangeClient {
   readonly #request: FastifyRequest
   readonly #reply: FastifyReply
   readonly #onError: OnError | undefined
+  readonly #telemetry: Telemetry
   #upstream: Upstream | null = null
   #settings: Settings | null = null
   #intent: FastifyIntent | null = null
@@ -60,16 +62,18 @@ export class ReplyClient implements ExchangeClient {
   /** What the client's connection has become. */
   #tunnel: Tunnel | null = null
 
-  constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined) {
+  constructor (request: FastifyRequest, reply: FastifyReply, onError: OnError | undefined, telemetry: Telemetry) {
     this.#request = request
     this.#reply = reply
     this.#onError = onError
+    this.#telemetry = telemetry
   }
 
   /** Sends the request. A failure that is there at once is told a little later, when the caller can hear it. */
   start (upstream: Upstream, settings: Settings): this {
     this.#upstream = upstream
     this.#settings = settings
+    this.#telemetry.unmark(this.#reply)
     const res = this.#reply.raw
     if (res.destroyed || res.socket?.destroyed === true) {
       this.failed(proxyError('CLIENT_CLOSED', new Error('the client had gone before its request was forwarded')))
@@ -108,7 +112,7 @@ export class ReplyClient implements ExchangeClient {
     } catch (error) {
       if (isHttp2(this.#request.raw)) dropRest(this.#request.raw, upstream.clock)
       if (error === MAX_FORWARDS_REACHED) this.#answerOptions()
-      else this.failed(error as Error)
+      else this.failed(asError(error))
       return false
     }
     this.#exchange = new Exchange(upstream, this.#intent, this)
@@ -160,9 +164,9 @@ export class ReplyClient implements ExchangeClient {
     if (!this.#reply.raw.headersSent && !this.#reply.sent) writeInterim(this.#reply.raw, statusCode, headers)
   }
 
-  tunnel (headers: string[], backend: Backend, socket: Socket, closed: () => void): void {
+  tunnel (headers: string[], backend: Backend, socket: Socket, closed: TunnelClosed): void {
     const { upgrade } = this.#intent as FastifyIntent
-    const parts = { request: this.#request, reply: this.#reply, settings: this.#settings as Settings, upgrade: upgrade as Upgrade, upstream: this.#upstream as Upstream, backend, socket, headers, closed }
+    const parts = { request: this.#request, reply: this.#reply, exchange: this.#exchange as Exchange, settings: this.#settings as Settings, upgrade: upgrade as Upgrade, upstream: this.#upstream as Upstream, backend, socket, headers, closed }
     this.#tunnel = openTunnel(parts)
     if (this.#insteadOf !== null) this.#insteadOf.tallies.fallbacks++
     // From now on it is the tunnel that sees the client go.
@@ -214,6 +218,8 @@ export class ReplyClient implements ExchangeClient {
       if (!reply.raw.headersSent) reply.raw.statusCode = 499
       return this.completion.fulfil()
     }
+    // Whoever answers now tells the client of it.
+    if (!reply.sent && !reply.raw.headersSent) this.#telemetry.markError(reply, error, this.#exchange)
     if (onError !== undefined && !reply.sent) {
       const sent = watchSend(reply)
       tellListener(() => onError(this.#request, reply, error), 'onError', this.#request.log)
@@ -279,6 +285,7 @@ export class ReplyClient implements ExchangeClient {
       this.#letGo(body)
       return this.#giveUp(error)
     }
+    this.#telemetry.unmark(this.#reply)
     this.#insteadOf = this.#upstream
     this.#upstream = upstream
     this.#settings = (this.#settings as Settings).elsewhere(upstream)

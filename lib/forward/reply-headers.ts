@@ -1,12 +1,12 @@
 import type { FastifyReply } from 'fastify'
 
 /** Fields of which both the application's and the backend's count. */
-const COMBINED = new Set(['set-cookie', 'vary'])
+const COMBINED = new Set(['set-cookie', 'vary', 'server-timing', 'proxy-status'])
 /** Fields that frame the content, which is the backend's. */
 const FRAMING = new Set(['content-length', 'transfer-encoding'])
 
 /**
- * Joins the headers that the application has set on the reply to the backend's: its own win, cookies and `Vary` add up.
+ * Joins the headers that the application has set on the reply to the backend's: its own win, cookies and lists of what has been seen on the way add up.
  * They are taken off the reply, so that each is written once.
  */
 export function joinReplyHeaders (reply: FastifyReply, headers: string[]): string[] {

@@ -73,6 +73,11 @@ export class Sending implements TrailerSource {
     return body === null || (body !== undefined && body.length <= most) ? body : undefined
   }
 
+  /** Bytes of the body that are here or have been. */
+  get bytesReceived (): number {
+    return this.#body === null ? 0 : this.#body instanceof RequestBody ? this.#body.bytes : this.#body.length
+  }
+
   /** Whether another attempt could send all of it. */
   get replayable (): boolean {
     if (this.#body === null) return true

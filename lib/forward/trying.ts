@@ -1,4 +1,5 @@
 import type { Socket } from 'node:net'
+import type { AttemptReason } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import { proxyError, type ErrorCode } from '../errors.ts'
 import type { Upstream } from '../upstream.ts'
@@ -7,12 +8,13 @@ import { until, type AnswerTime } from './answer-time.ts'
 import { Attempt, type AttemptListener } from './attempt.ts'
 import { Attempts } from './attempts.ts'
 import type { Choice } from './choice.ts'
+import { withTimeLeft } from './deadline-header.ts'
 import type { ExchangeClient } from './exchange-client.ts'
 import type { ExchangeRecord } from './exchange-record.ts'
 import { announceTrailers, asteriskForm } from './head-rewrites.ts'
 import type { Intent } from './intent.ts'
 import { NextTry, type Tryer } from './next-try.ts'
-import { asksForAll, outgoingTo, tellingTime } from './outgoing.ts'
+import { asksForAll, outgoingTo } from './outgoing.ts'
 import type { BodyListener } from './request-body.ts'
 import { Sending } from './sending.ts'
 
@@ -107,13 +109,14 @@ export class Trying implements AttemptListener, BodyListener, Tryer {
 
   // Step: dispatch
 
-  onChosen (hedge: boolean, fresh: boolean): void {
+  onChosen (reason: AttemptReason, fresh: boolean): void {
     const { sending } = this
     const { headers, settings: { timeouts, retry } } = this.#intent
     const { clock, deadlineHeader } = this.#upstream
     const backend = this.#choice.backend as Backend
     const now = clock.now()
-    const outgoing = outgoingTo(backend, this.#intent, tellingTime(headers, deadlineHeader, this.#time.told - now), sending, fresh)
+    const hedge = reason === 'hedge'
+    const outgoing = outgoingTo(backend, this.#intent, withTimeLeft(headers, deadlineHeader, this.#time.told - now), sending, fresh)
     const attempt = new Attempt(backend, this.#choice.permit, this.#upstream, this.#choice.balancer, hedge, sending.incoming, this)
     this.attempts.add(attempt)
     if (retry !== null && !sending.incoming) attempt.headBy = until(now, retry.perTryTimeout)
@@ -124,24 +127,26 @@ export class Trying implements AttemptListener, BodyListener, Tryer {
       if (!sending.incoming) this.#copy()
       this.#next.planHedge(now)
     }
-    attempt.dispatch(outgoing)
+    this.#record.dispatch(attempt, outgoing, reason, this.attempts.all().length - 1)
   }
 
   onAttemptConnected (attempt: Attempt): void {
     const { acceptsTrailers, upgrade, settings: { timeouts } } = this.#intent
     if (acceptsTrailers && upgrade === null) attempt.connection?.rewriteNextHead(announceTrailers)
     if (asksForAll(this.#intent, attempt.backend)) attempt.connection?.rewriteNextHead(asteriskForm)
+    const now = this.#upstream.clock.now()
+    attempt.connectedAt = now
     if (this.sending.incoming) {
-      const now = this.#upstream.clock.now()
       this.#time.pause(now)
       attempt.deadline = until(now, timeouts.idle)
-    } else this.#awaitHead(attempt)
+    } else this.#awaitHead(attempt, now)
     this.#listener.arm()
   }
 
-  #awaitHead (attempt: Attempt): void {
+  #awaitHead (attempt: Attempt, now: number): void {
     attempt.stage = 'wait'
-    attempt.deadline = Math.min(until(this.#upstream.clock.now(), this.#intent.settings.timeouts.headers), attempt.headBy)
+    attempt.sentAt = now
+    attempt.deadline = Math.min(until(now, this.#intent.settings.timeouts.headers), attempt.headBy)
   }
 
   onBodyProgress (): void {
@@ -159,7 +164,7 @@ export class Trying implements AttemptListener, BodyListener, Tryer {
     if (attempt !== null && !attempt.settled) {
       if (retry !== null) attempt.headBy = until(now, retry.perTryTimeout)
       attempt.onAsked(now)
-      if (attempt.stage === 'send') this.#awaitHead(attempt)
+      if (attempt.stage === 'send') this.#awaitHead(attempt, now)
     }
     this.#listener.arm()
     this.#copy()

@@ -6,6 +6,7 @@ import type { Connector, Protocol } from '../pool/index.ts'
 import type { Check } from './check.ts'
 import { failed, passed } from './check.ts'
 import { dispatchedCheck, httpCheck } from './http-check.ts'
+import { checkSendable } from './sendable.ts'
 import { tcpCheck } from './tcp-check.ts'
 
 /** By what checks reach a backend: the pool may be another at each. */
@@ -43,7 +44,8 @@ function beginnerOf (options: HealthOptions, means: CheckMeans, backend: Backend
   const ignored = Object.entries({ host, expectedBody: options.expectedBody, headers: Object.keys(options.headers ?? {})[0] }).find(([, value]) => path === undefined && value !== undefined)
   if (ignored !== undefined) throw proxyError('INVALID_OPTIONS', undefined, `health.${ignored[0]} of backend '${backend.id}' wants a health.path: without one a check is no more than a TCP connection`)
   if (path === undefined) return () => tcpCheck(means.connectorFor(backend, port))
-  const headers = { ...options.headers, ...(host === undefined ? {} : { host }) }
+  checkSendable(options, setting => `health.${setting} of backend '${backend.id}'`)
+  const headers = host === undefined ? { ...options.headers } : { ...withoutHost(options.headers), host }
   const { basePath } = backend
   const { method = 'GET', expectedStatus = [], expectedBody } = options
   const origin = new URL(backend.origin)
@@ -78,4 +80,9 @@ function ownCheck (checker: HealthChecker, backend: Backend): Check {
 
 function definedOf (overrides: HealthCheckOverrides): HealthCheckOverrides {
   return Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
+}
+
+/** It may be there in any case of letters. */
+function withoutHost (headers: HealthOptions['headers'] = {}): Record<string, string> {
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => name.toLowerCase() !== 'host'))
 }

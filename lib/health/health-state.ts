@@ -10,6 +10,9 @@ export class HealthState {
   lastFailure: Date | undefined
   consecutiveFails = 0
   consecutivePasses = 0
+  /** Of all checks. */
+  passes = 0
+  fails = 0
   responseTime = 0
   statusCode = 0
   errorMessage = ''
@@ -29,10 +32,12 @@ export class HealthState {
     this.errorMessage = errorMessage
     if (passed) {
       this.proven = true
+      this.passes++
       this.lastSuccess = at
       this.consecutiveFails = 0
       if (++this.consecutivePasses < Math.min(rise, this.#firstRise) || this.healthy) return false
     } else {
+      this.fails++
       this.lastFailure = at
       this.consecutivePasses = 0
       if (++this.consecutiveFails < fall || !this.healthy) return false

@@ -1,3 +1,3 @@
 export { Counters } from './counters.ts'
-export { Histogram } from './histogram.ts'
+export { BOUNDS, Histogram } from './histogram.ts'
 export { Tallies } from './tallies.ts'

@@ -1,3 +1,4 @@
+export { backendStatsOf } from './backend-stats.ts'
 export { BackendConnections } from './backend-connections.ts'
 export { checkConnectorOf, checkDispatcherOf } from './checks.ts'
 export { ConnectionPool, type PoolListener } from './connection-pool.ts'

@@ -38,23 +38,23 @@ export class Hedging {
 /** Second attempts as one upstream, route or call wants them. */
 export class HedgePolicy {
   readonly maxExtra: number
-  readonly #percentile: number
-  readonly #minDelay: number
+  readonly percentile: number
+  readonly minDelay: number
   #delay: number | undefined = undefined
   #delayUntil = -Infinity
 
   constructor ({ percentile = 95, minDelay = 5, maxExtra = 0.05 }: HedgeOptions) {
-    this.#percentile = percentile / 100
-    this.#minDelay = minDelay
+    this.percentile = percentile
+    this.minDelay = minDelay
     this.maxExtra = maxExtra
   }
 
   /** Milliseconds after which a second attempt is worth making; `undefined` while that is not known. */
   delay ({ latencies }: Hedging, now: number): number | undefined {
     if (now >= this.#delayUntil) {
-      const quantile = latencies.quantile(this.#percentile)
+      const quantile = latencies.quantile(this.percentile / 100)
       // Whole milliseconds: timers of the same length share their list.
-      this.#delay = quantile === undefined ? undefined : Math.ceil(Math.max(quantile, this.#minDelay))
+      this.#delay = quantile === undefined ? undefined : Math.ceil(Math.max(quantile, this.minDelay))
       this.#delayUntil = now + HOLDS
     }
     return this.#delay

@@ -1,5 +1,5 @@
 export { backoffDelay } from './backoff.ts'
 export { hedgePolicyOf, Hedging, type HedgePolicy } from './hedging.ts'
-export { parseRetryAfter } from './retry-after.ts'
+export { parseRetryAfter, retryAfterHeaders } from './retry-after.ts'
 export { RetryBudget } from './retry-budget.ts'
 export { RetryPolicy, retryPolicyOf } from './retry-policy.ts'

@@ -9,3 +9,8 @@ export function parseRetryAfter (value: string, wall: number): number | undefine
   const date = value.includes(':') ? Date.parse(value.endsWith(' GMT') ? value : `${value} GMT`) : NaN
   return Number.isNaN(date) ? undefined : Math.max(0, date - wall)
 }
+
+/** The header of an answer that says after how many milliseconds it is worth asking again; none where nobody knows. */
+export function retryAfterHeaders (milliseconds: number): { 'retry-after': string } | undefined {
+  return milliseconds === Infinity ? undefined : { 'retry-after': String(Math.max(1, Math.ceil(milliseconds / 1000))) }
+}

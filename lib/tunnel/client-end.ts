@@ -64,6 +64,12 @@ export class ClientEnd {
   }
 }
 
+/** Has a request count as one whose client waits for a tunnel: for one that is only asked about. */
+export function expectTunnel (request: IncomingMessage): ClientEnd {
+  Object.assign(request, { upgrade: true })
+  return takeEnd(request, request.socket, Buffer.alloc(0))
+}
+
 /** Takes the connection of a request that Node has let go of. @param head what has come behind the request already */
 export function takeEnd (request: IncomingMessage, socket: Socket, head: Buffer): ClientEnd {
   const end = new ClientEnd(request, socket, head)

@@ -1,4 +1,4 @@
-export { clientEndOf, type ClientEnd } from './client-end.ts'
+export { clientEndOf, expectTunnel, type ClientEnd } from './client-end.ts'
 export { routeUpgrades } from './route-upgrades.ts'
 export { Tunnel } from './tunnel.ts'
 export { Tunnels } from './tunnels.ts'

@@ -114,7 +114,7 @@ export class Backends implements Listing {
     return backend
   }
 
-  /** Resolves when the backend's connections are closed; asked again meanwhile, it waits for the same. */
+  /** Resolves when the backend's connections are closed; asked again meanwhile, it waits for the same, and for no longer than is now said. */
   remove (id: string, options?: RemoveBackendOptions): Promise<void> {
     const timeout = drainTimeOf(options)
     return this.#remove(this.get(id), timeout)
@@ -129,7 +129,7 @@ export class Backends implements Listing {
   /** Resolves when the backend has finished what it had, or its time is up. It stays listed, inactive. */
   async drain (id: string, options: DrainBackendOptions = {}): Promise<void> {
     const { timeout } = resolveOptions<Required<DrainBackendOptions>>(DrainBackendOptionsSchema, options, 'options')
-    const { drains, reporter } = this.#env
+    const { clock, drains, reporter } = this.#env
     const backend = this.get(id)
     // What is being removed by hand is not to come back anyway.
     if (!drains.isRemoving(backend) || this.#withdrawn.has(backend)) this.#drained.add(backend)
@@ -138,6 +138,7 @@ export class Backends implements Listing {
     if (end === 'called off' || !backend.draining || drains.isRemoving(backend) || this.known(id) !== backend) return
     backend.isActive = false
     backend.draining = false
+    backend.revise(clock.wall())
     this.#drained.delete(backend)
     this.#listener.onChanged()
     reporter.tell('backend:drained', { backend })
@@ -156,6 +157,7 @@ export class Backends implements Listing {
   reinstate (backend: Backend): boolean {
     if (!this.#withdrawn.delete(backend)) return false
     this.#callOff(backend)
+    backend.revise(this.#env.clock.wall())
     this.#listener.onChanged()
     this.#env.reporter.tell('backend:added', { backend })
     return true
@@ -195,6 +197,7 @@ export class Backends implements Listing {
   #remove (backend: Backend, timeout: number): Promise<void> {
     this.#withdrawn.delete(backend)
     this.#drained.delete(backend)
+    this.#env.drains.shorten(backend, timeout)
     return this.#release(backend, timeout)
   }
 
@@ -202,6 +205,7 @@ export class Backends implements Listing {
   #finish (backend: Backend, timeout: number): Promise<DrainEnd> {
     if (!backend.draining) {
       backend.draining = true
+      backend.revise(this.#env.clock.wall())
       this.#listener.onChanged()
       this.#env.reporter.tell('backend:draining', { backend })
     }

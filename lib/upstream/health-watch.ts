@@ -1,7 +1,7 @@
 import { HealthOptionsSchema, OutlierOptionsSchema } from '../../types/index.ts'
 import type { BalancerEnv, HealthOptions, UpstreamOptions } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
-import { ActiveHealth, OutlierDetector, Readiness, type ActiveHealthListener, type CheckResult, type OutlierListener } from '../health/index.ts'
+import { ActiveHealth, checkSendable, OutlierDetector, Readiness, type ActiveHealthListener, type CheckResult, type OutlierListener } from '../health/index.ts'
 import { checkConnectorOf, checkDispatcherOf } from '../pool/index.ts'
 import { optionsOf } from '../upstream-options.ts'
 import type { Pools } from './pools.ts'
@@ -35,6 +35,7 @@ export class HealthWatch implements ActiveHealthListener, OutlierListener {
   constructor ({ health, outlier }: UpstreamOptions, path: string, env: HealthWatchEnv) {
     const { clock, random, upstream, pools, list } = env
     const options = optionsOf<HealthOptions>(HealthOptionsSchema, health, `${path}.health`)
+    checkSendable(options, setting => `${path}.health.${setting}`)
     this.#env = env
     this.#checksHealth = health !== false
     this.minHealthy = options.minHealthy as number

@@ -5,6 +5,7 @@ import type { Deadlines } from '../deadlines.ts'
 import { fallbackOf, type Fallback } from '../fallback.ts'
 import { resolveOptions } from '../options.ts'
 import { hedgePolicyOf, Hedging, RetryBudget, retryPolicyOf, type HedgePolicy, type RetryPolicy } from '../retry/index.ts'
+import type { Telemetry } from '../telemetry/index.ts'
 import { Tunnels } from '../tunnel/index.ts'
 import { forwardedOf, mirrorOf, withWebSocket, type ForwardedSwitches } from '../upstream-options.ts'
 
@@ -13,6 +14,8 @@ export interface PoliciesEnv {
   readonly clock: Clock
   readonly deadlines: Deadlines
   readonly random: () => number
+  /** What is told of exchanges. */
+  readonly telemetry: Telemetry
 }
 
 /** How an upstream deals with requests, whichever backend they go to. Every request reads these: they are plain fields. */
@@ -20,6 +23,7 @@ export class Policies {
   readonly clock: Clock
   readonly deadlines: Deadlines
   readonly random: () => number
+  readonly telemetry: Telemetry
   readonly timeouts: Readonly<Timeouts>
   readonly preserveHost: boolean
   readonly forwarded: Readonly<ForwardedSwitches>
@@ -42,10 +46,11 @@ export class Policies {
   readonly tunnels: Tunnels
 
   /** Throws `INVALID_OPTIONS`, naming `path`. */
-  constructor (options: UpstreamOptions, { clock, deadlines, random }: PoliciesEnv, path: string) {
+  constructor (options: UpstreamOptions, { clock, deadlines, random, telemetry }: PoliciesEnv, path: string) {
     this.clock = clock
     this.deadlines = deadlines
     this.random = random
+    this.telemetry = telemetry
     this.timeouts = Object.freeze(resolveOptions<Timeouts>(TimeoutOptionsSchema, options.timeout ?? {}, `${path}.timeout`))
     this.retry = retryPolicyOf(options.retry, `${path}.retry`)
     this.budget = new RetryBudget((this.retry ?? retryPolicyOf(true) as RetryPolicy).budget)

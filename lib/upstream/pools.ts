@@ -1,4 +1,4 @@
-import type { Clock, ConnectionPool, PoolInput, PoolOptions } from '../../types/index.ts'
+import type { Clock, ConnectionPool, PoolInput, PoolOptions, PoolStats } from '../../types/index.ts'
 import type { Backend } from '../backend.ts'
 import type { DnsCache } from '../dns/index.ts'
 import { createPool, prepare, verifies, type PoolListener } from '../pool/index.ts'
@@ -18,6 +18,8 @@ export class Pools implements PoolListener {
   readonly #env: PoolsEnv
   readonly #leaving = new Set<ConnectionPool>()
   #current: ConnectionPool
+  /** The last that has not told its numbers. */
+  #mute: ConnectionPool | null = null
   #started = false
 
   /** Throws `INVALID_OPTIONS`, naming `path`. */
@@ -28,6 +30,23 @@ export class Pools implements PoolListener {
 
   get current (): ConnectionPool {
     return this.#current
+  }
+
+  /**
+   * What the pool in use tells of itself; `null` where it cannot: one of the application's that throws must not take all else with it
+   * that is told. It is logged once of each.
+   */
+  stats (): PoolStats | null {
+    const pool = this.#current
+    try {
+      const stats = pool.stats() as PoolStats | null | undefined
+      if (typeof stats !== 'object' || stats === null) throw new TypeError('stats() of the connection pool must give an object')
+      return stats
+    } catch (error) {
+      if (this.#mute !== pool) this.#env.reporter.warn(error, 'the connection pool does not tell its numbers')
+      this.#mute = pool
+      return null
+    }
   }
 
   /** Of the only addresses that connections are made to, if the pool says so. */

@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream'
 import { Dispatcher } from 'undici'
-import type { Exchange, ExchangeClient } from '../../lib/forward/exchange.ts'
+import type { Exchange } from '../../lib/forward/exchange.ts'
+import type { ExchangeClient } from '../../lib/forward/exchange-client.ts'
 import type { ResponseHead } from '../../lib/forward/response-headers.ts'
 import type { Sink } from '../../lib/forward/sink.ts'
 import type { Backend as AnyBackend } from '../../lib/backend.ts'

@@ -1,56 +1,9 @@
-import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
+import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { readdirSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import t, { type Test } from 'tap'
+import t from 'tap'
+import { buildIfStale, runExample } from '../helpers/example.ts'
 import { accepts } from '../helpers/ports.ts'
-
-const root = join(import.meta.dirname, '../..')
-
-/** When a file was written last, or the newest one in a folder; 0 when there is none. */
-function written (path: string): number {
-  const stat = statSync(path, { throwIfNoEntry: false })
-  if (stat === undefined) return 0
-  if (!stat.isDirectory()) return stat.mtimeMs
-  return Math.max(0, ...readdirSync(path).map(name => written(join(path, name))))
-}
-
-/** The examples import the package by its name, and so as it was built: from these sources, if they are to prove anything. */
-function buildIfStale (): void {
-  const sources = Math.max(...['types', 'lib', 'plugins', 'tsconfig.build.json'].map(name => written(join(root, name))))
-  if (written(join(root, 'dist/plugins/index.js')) >= sources) return
-  const { status, stdout } = spawnSync(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-p', 'tsconfig.build.json'], { cwd: root, encoding: 'utf8' })
-  if (status !== 0) throw new Error(`the build failed:\n${stdout}`)
-}
-
-interface Example {
-  child: ChildProcess
-  url: string
-  output: () => string
-}
-
-/** Runs an example on free ports until it prints its address; killed with the test, if it has not ended by then. */
-async function run (t: Test, name: string): Promise<Example> {
-  const child = spawn(process.execPath, ['--import=tsx', join('examples', name)], {
-    cwd: root,
-    env: { ...process.env, PORT: '0', BACKEND_PORTS: '0,0,0', NODE_OPTIONS: '' },
-    stdio: ['ignore', 'pipe', 'pipe']
-  })
-  t.teardown(() => child.kill('SIGKILL'))
-  let output = ''
-  await new Promise<void>(resolve => {
-    child.once('exit', () => resolve())
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', text => {
-        output += text
-        if (output.includes('Ctrl+C')) resolve()
-      })
-    }
-  })
-  const url = /http:\/\/127\.0\.0\.1:\d+/.exec(output)?.[0]
-  if (url === undefined) throw new Error(`${name} has not come up:\n${output}`)
-  return { child, url, output: () => output }
-}
 
 async function get (url: string, init: RequestInit = {}) {
   const response = await fetch(url, { ...init, headers: { connection: 'close', ...init.headers } })
@@ -61,10 +14,12 @@ async function refuses (url: string): Promise<boolean> {
   return !await accepts(Number(new URL(url).port))
 }
 
+const root = join(import.meta.dirname, '../..')
+
 t.before(buildIfStale)
 
 t.test('the gateway takes its backends in turn, tells of them and closes at a signal', async t => {
-  const { child, url, output } = await run(t, 'gateway.ts')
+  const { child, url, output } = await runExample(t, 'gateway.ts')
 
   const names: string[] = []
   for (let i = 0; i < 6; i++) {
@@ -81,16 +36,20 @@ t.test('the gateway takes its backends in turn, tells of them and closes at a si
   t.match(await get(`${url}/api/health`), { status: 200, body: { status: 'ok', name: 'backend-2' } })
 
   const { body: status } = await get(`${url}/proxy/status`)
-  t.match(status.backends, ['backend-1', 'backend-2', 'backend-3'].map(id => ({ id, weight: 10, isActive: true, draining: false, inFlight: 0 })))
-  t.equal(status.balancer, 'round-robin')
-  t.match(status.connections, { connects: 3, requests: 8, backends: { 'backend-1': { requests: 3 } } })
-  t.match(status.metrics, { totalRequests: 8 })
+  t.match(status, { ready: true, upstreams: [{ name: 'default', balancer: 'round-robin', backends: { total: 3, available: 3 }, requests: { totalRequests: 8 }, connections: { connects: 3, requests: 8 } }] })
+  const { body: listed } = await get(`${url}/proxy/backends`)
+  t.match(listed, { count: 3, available: 3, backends: ['backend-1', 'backend-2', 'backend-3'].map(id => ({ id, weight: 10, isActive: true, draining: false, inFlight: 0 })) })
+  const explained = await get(`${url}/proxy/explain`, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{ "url": "/api/hello" }' })
+  t.match(explained, { status: 200, body: { route: { kind: 'declared', prefix: '/api' }, chosen: 'backend-3', sent: { path: '/hello' } } })
+  const events = await fetch(`${url}/proxy/events`)
+  t.equal(events.headers.get('content-type'), 'text/event-stream')
+  await events.body?.cancel()
 
   const { body: metrics } = await get(`${url}/proxy/metrics`)
   t.match(metrics, { totalRequests: 8, successfulRequests: 8, failedRequests: 0, backends: { 'backend-3': { totalRequests: 2 } } })
   t.equal((await fetch(`${url}/elsewhere`, { headers: { connection: 'close' } })).status, 404, 'what has no route is not forwarded')
 
-  for (const path of ['/api/hello', '/api/health', '/api/users', '/proxy/status', '/proxy/metrics']) {
+  for (const path of ['/api/hello', '/api/health', '/api/users', '/proxy/status', '/proxy/backends', '/proxy/metrics', '/proxy/explain', '/proxy/events']) {
     t.ok(output().includes(`${url}${path}`), `it says to curl ${path}`)
   }
   child.kill('SIGTERM')
@@ -99,7 +58,7 @@ t.test('the gateway takes its backends in turn, tells of them and closes at a si
 })
 
 t.test('forward() streams, falls back, hands over and combines', async t => {
-  const { child, url } = await run(t, 'forward.ts')
+  const { child, url } = await runExample(t, 'forward.ts')
   t.match(await get(`${url}/stream?a=b`), { status: 200, body: { path: '/stream?a=b' } })
   t.match(await get(`${url}/fallback`), { status: 200, body: { from: 'the fallback', because: 'FST_ROCKSTAR_CONNECT' } })
   t.match(await get(`${url}/inspect`), { status: 200, body: { status: 200, by: /^127\.0\.0\.1:\d+$/, body: { path: '/profile' } } })
@@ -109,8 +68,58 @@ t.test('forward() streams, falls back, hands over and combines', async t => {
   t.ok(await refuses(url), 'nobody listens any more')
 })
 
+t.test('all that the proxy can do has a handler', async t => {
+  const { child, url, output } = await runExample(t, 'handlers.ts')
+  const json = (method: string, body?: object): RequestInit => body === undefined ? { method } : { method, body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }
+
+  t.match(await get(`${url}/backends`), { status: 200, body: { count: 2, backends: [{ id: 'backend-1', weight: 10, isActive: true }, { id: 'backend-2' }] } })
+  t.match((await get(`${url}/api/a?b=c`)).body, { name: 'backend-1', path: '/api/a?b=c' })
+  t.match(await get(`${url}/inspect`), { status: 200, body: { status: 200, by: 'backend-2', body: { path: '/inspect' } } })
+  const users = await fetch(`${url}/users`, { headers: { connection: 'close' } })
+  t.match([users.status, JSON.parse(await users.text())], [200, { name: 'backend-1', path: '/api/users' }])
+
+  const third = /"id": "backend-3", "url": "([^"]+)"/.exec(output())?.[1]
+  t.match(await get(`${url}/backends`, json('POST', { id: 'backend-3', url: third })), { status: 201, body: { id: 'backend-3', weight: 10 } })
+  t.match(await get(`${url}/backends`, json('POST', { id: 'backend-3', url: third })), { status: 409, body: { code: 'FST_ROCKSTAR_DUPLICATE_BACKEND' } })
+  t.match(await get(`${url}/backends`, json('POST', { id: 'x', url: 'ftp://x' })), { status: 400, body: { error: /^backend\.url must be/ } })
+  t.match(await get(`${url}/backends`, json('POST')), { status: 400, body: { message: 'body must be object' } }, 'without a body')
+  t.match(await get(`${url}/backends`, json('POST', { id: 'x' })), { status: 400, body: { message: "body must have required property 'url'" } })
+  t.match(await get(`${url}/backends`, json('POST', { url: third, weight: -1, id: 'x' })), { status: 400, body: { error: /^backend\.weight must be/ } })
+  t.match(await get(`${url}/backends`, { method: 'POST', body: 'x', headers: { 'content-type': 'text/plain' } }), { status: 400 })
+  t.match(await get(`${url}/backends/backend-3`), { status: 200, body: { id: 'backend-3', url: `${third}/` } })
+  t.match(await get(`${url}/backends/none`), { status: 404, body: { code: 'FST_ROCKSTAR_UNKNOWN_BACKEND' } })
+
+  t.same((await get(`${url}/balancer`)).body, { type: 'round-robin' })
+  t.same((await get(`${url}/balancer/least-requests`, json('PUT'))).body, { message: 'Load balancer updated', type: 'least-requests' })
+  t.same((await get(`${url}/balancer`)).body, { type: 'least-requests' })
+  t.match(await get(`${url}/balancer/fastest`, json('PUT')), { status: 400 })
+  t.same((await get(`${url}/breaker/backend-2`)).body, { state: 'closed' })
+  t.match(await get(`${url}/breaker`, json('PUT', { threshold: 0 })), { status: 400, body: { error: /threshold must be/ } })
+  t.match(await get(`${url}/breaker`, json('PUT')), { status: 400 })
+  t.same((await get(`${url}/breaker`, json('PUT', { threshold: 1, timeout: 60_000 }))).body, { message: 'Circuit breaker updated' })
+
+  t.match(await get(`${url}/health/check`, json('POST')), { status: 200, body: { message: 'All backends healthy' } })
+  t.match((await get(`${url}/health`)).body, { 'backend-1': { isHealthy: true, statusCode: 200 }, 'backend-3': { isHealthy: true } })
+  t.match((await get(`${url}/proxy/status`)).body, { backends: [{ id: 'backend-1' }, { id: 'backend-2' }, { id: 'backend-3' }], health: { 'backend-2': { isHealthy: true } } })
+  const { body: metrics } = await get(`${url}/proxy/metrics`)
+  t.match(metrics, { totalRequests: 3, successfulRequests: 3, failedRequests: 0, averageResponseTime: Number })
+  t.same((await get(`${url}/proxy/metrics`, json('DELETE'))).body, { message: 'Metrics reset' })
+  t.match((await get(`${url}/proxy/metrics`)).body, { totalRequests: 0 })
+
+  // One that cannot be reached is left, and what nobody answers has an answer of the handler's.
+  for (const id of [1, 2, 3]) t.same((await get(`${url}/backends/backend-${id}`, json('DELETE'))).body, { message: 'Backend removed' })
+  t.match(await get(`${url}/api/x`), { status: 502, body: { error: 'Bad gateway', code: 'FST_ROCKSTAR_NO_BACKEND' } })
+  t.match(await get(`${url}/inspect`), { status: 502, body: { error: 'Bad gateway' } })
+  await get(`${url}/backends`, json('POST', { id: 'gone', url: 'http://127.0.0.1:1' }))
+  t.match(await get(`${url}/health/check`, json('POST')), { status: 503, body: { error: /gone/ } })
+  t.match(await get(`${url}/api/x`), { status: 502, body: { error: 'Bad gateway' } })
+  t.same((await get(`${url}/breaker/gone`)).body, { state: 'open' }, 'by the new threshold of 1')
+  child.kill('SIGTERM')
+  t.same(await once(child, 'exit'), [0, null], 'it ends by itself')
+})
+
 t.test('gRPC calls of all kinds go through', async t => {
-  const { child, url } = await run(t, 'grpc/gateway.ts')
+  const { child, url } = await runExample(t, 'grpc/gateway.ts')
   const { status, stdout, stderr } = await new Promise<{ status: number | null, stdout: string, stderr: string }>(resolve => {
     const client = spawn(process.execPath, ['--import=tsx', join('examples', 'grpc/client.ts'), url], { cwd: root, env: { ...process.env, NODE_OPTIONS: '' }, stdio: ['ignore', 'pipe', 'pipe'] })
     t.teardown(() => client.kill('SIGKILL'))

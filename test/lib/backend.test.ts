@@ -159,6 +159,7 @@ t.test('a change of priority, backup and zone takes over what is given and leave
   t.strictSame(after({ backup: true, priority: 7 }), [7, 'b', 0], 'a priority tells more than `backup`')
   t.strictSame(after({ priority: 0 }), [0, 'b', 0])
   t.strictSame(after({ priority: undefined, backup: undefined, zone: undefined }), [0, 'b', 0])
+  t.strictSame(after({ zone: null }), [0, undefined, 0], 'null is nowhere in particular')
   t.end()
 })
 
@@ -173,8 +174,8 @@ t.test('a change that is half bad changes nothing', t => {
     [{ weight: 5, priority: 128 }, 'changes.priority must be an integer of at least 0 and of at most 127, and is 128'],
     [{ weight: 5, priority: 1.5 }, 'changes.priority must be an integer of at least 0 and of at most 127, and is 1.5'],
     [{ zone: 'z', backup: 1 }, 'changes.backup must be a boolean, and is 1'],
-    [{ priority: 2, zone: '' }, "changes.zone must be a string of at least 1 characters, and is ''"],
-    [{ weight: 5, zone: null }, 'changes.zone must be a string of at least 1 characters, and is null'],
+    [{ priority: 2, zone: '' }, "changes.zone must be a string of at least 1 characters or null, and is ''"],
+    [{ weight: 5, zone: 7 }, 'changes.zone must be a string of at least 1 characters or null, and is 7'],
     [{ weight: 5, priorty: 1 }, "changes.priorty is not an option; did you mean 'priority'?"],
     [{ weight: 5, isActve: false }, "changes.isActve is not an option; did you mean 'isActive'?"],
     [{ weight: 5, url: 'http://elsewhere.example' }, 'changes.url is not an option'],

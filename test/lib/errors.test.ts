@@ -8,6 +8,11 @@ import { rawBackend, until } from '../helpers/wire.ts'
 /** What each error tells a client, and how many words are filled in. */
 const table: Record<ErrorCode, [status: number, words: number]> = {
   INVALID_OPTIONS: [500, 1],
+  INVALID_REQUEST: [400, 1],
+  ADMIN_FORBIDDEN: [403, 1],
+  ADMIN_CONFLICT: [409, 1],
+  ADMIN_PRECONDITION: [412, 0],
+  ADMIN_NOT_JSON: [415, 0],
   DUPLICATE_BACKEND: [409, 2],
   UNKNOWN_BACKEND: [404, 2],
   DUPLICATE_UPSTREAM: [409, 1],

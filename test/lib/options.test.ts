@@ -2,6 +2,7 @@ import Fastify from 'fastify'
 import type { TObject, TSchema } from '@sinclair/typebox'
 import { KindGuard } from '@sinclair/typebox'
 import { inspect } from 'node:util'
+import { Registry } from 'prom-client'
 import t from 'tap'
 import { Agent } from 'undici'
 import { ProxyManager } from '../../lib/proxy-manager.ts'
@@ -192,7 +193,7 @@ const checkCases = (path: string): Record<string, Cases> => ({
   [`${path}.path`]: { good: ['/', '/health?full=1'], bad: ['', 'health', 'http://a/', 5, null], expected: 'a path that begins with /' },
   [`${path}.method`]: { good: ['GET', 'HEAD', 'OPTIONS'], bad: ['', 'get', 'G T', 5, null], expected: 'a method in capitals' },
   [`${path}.headers`]: { good: [{}, { accept: 'text/plain', 'x-a': '' }], bad: [[], 'x: y', 5, null], expected: 'an object' },
-  [`${path}.host`]: aName,
+  [`${path}.host`]: { good: ['api.example', 'api.example:8080', '[::1]:80'], bad: ['', 'ü b', 'a\r\nb: c', 'a b', 5, null, {}], expected: 'a host, perhaps with a port' },
   [`${path}.port`]: integer(1, 65_535),
   [`${path}.expectedStatus`]: { good: [[200], [[200, 299], 404]], bad: [[], 200, '200', {}, null], expected: 'an array of statuses and of ranges [first, last]' },
   [`${path}.expectedStatus[0]`]: { good: [100, 599, [200, 299]], bad: [99, 600, 200.5, '200', [200], [200, 299, 300], [200, 600], null], expected: 'a status of 100 to 599, or a range [first, last] of such' },
@@ -474,9 +475,40 @@ const cases: Record<string, Cases> = {
   'routes[0].onTimeout': hook,
   'routes[0].onRequestAbort': hook,
   'routes[0].config': { good: [{}, { mine: 1 }], bad: [5, 'x', null], expected: 'an object' },
-  'routes[0].logLevel': { good: ['debug', 'silent'], bad: [5, null, {}], expected: 'a string' },
+  'routes[0].logLevel': { good: ['debug', 'silent'], bad: ['bogus', 'toString', '', 5, null, {}], expected: "one of 'fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'" },
   shutdownTimeout: milliseconds,
+  accessLog: {
+    good: [false, 'trace', 'debug', 'info', 'warn', 'error', {}, { level: 'warn' }, { level: 'info', sample: 0.5 }],
+    bad: [true, 'loud', 'silent', 5, null, []],
+    expected: "false, one of 'trace', 'debug', 'info', 'warn', 'error', or an object { level, sample }"
+  },
+  'accessLog.level': { good: ['trace', 'debug', 'info', 'warn', 'error'], bad: ['loud', 'fatal', 30, null], expected: "'trace', 'debug', 'info', 'warn', 'error'" },
+  'accessLog.sample': { good: [0, 0.001, 1], bad: [-0.1, 1.1, '0.5', NaN, null], expected: 'a number of at least 0 and of at most 1' },
+  requestId: { good: [true, false, 'x-request-id', 'X_Id'], bad: ['', 'two words', 'a: b', 'x\r\ny', 5, null, {}], expected: 'a boolean or the name of a header' },
+  serverTiming: aBoolean,
+  proxyStatus: { good: [true, false, 'edge', 'edge.example', 'edge:8080', '*a/b'], bad: ['', 'two words', 'a; b', 'x\r\ny', '1st', '-a', 5, null, {}], expected: 'a boolean or a token that begins with a letter' },
   random: aFunction,
+  admin: { good: [true, false, {}, { prefix: '/ops' }], bad: ['yes', 5, null, []], expected: 'a boolean or an object of options' },
+  'admin.prefix': { good: ['/', '/ops'], bad: ['ops', '', 5, null], expected: 'a string matching ^/' },
+  'admin.plugins': { good: [[], ['status', 'events']], bad: ['status', 5, null, {}], expected: 'an array' },
+  'admin.metrics': { good: [{}, { perBackend: false }], bad: [true, 5, null, []], expected: 'an object' },
+  'admin.metrics.registry': { good: [new Registry()], bad: [5, 'default', true, null], expected: 'a Registry of prom-client' },
+  'admin.metrics.perBackend': { good: [true, false, 'numbers'], bad: ['all', 5, null], expected: "a boolean or 'numbers'" },
+  'admin.metrics.labels': { good: [{}, { app: 'gateway' }], bad: [5, 'app', null, []], expected: 'an object of strings by the names of labels' },
+  'admin.events': { good: [{}, { interval: 0 }], bad: [true, 5, null, []], expected: 'an object' },
+  'admin.events.interval': milliseconds,
+  'admin.events.heartbeat': { good: [1, 2.5, 60_000], bad: [0, -1, '5', NaN, null], expected: 'a number of at least 1' },
+  'admin.events.maxClients': pool(1),
+  'admin.events.maxBuffer': pool(1),
+  'admin.events.history': pool(0),
+  'admin.onRequest': hook,
+  'admin.onChange': hook,
+  'admin.hosts': { good: [[], ['localhost', 'ops.example']], bad: ['localhost', 5, null, {}], expected: 'an array' },
+  'admin.origins': { good: [[], ['https://console.example']], bad: ['https://console.example', 5, null, {}], expected: 'an array' },
+  'admin.allowBackends': { good: [[], ['10.0.0.0/8', '*.internal']], bad: ['10.0.0.0/8', 5, null, {}], expected: 'an array' },
+  'admin.who': aFunction,
+  'admin.logLevel': { good: ['info', 'silent'], bad: ['bogus', 'toString', '', 5, null, {}], expected: "one of 'fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'" },
+  'admin.hide': aBoolean,
   clock: { good: [clock], bad: [5, 'x', null], expected: 'a Clock with now(), wall(), setTimeout() and clearTimeout()' }
 }
 
@@ -975,7 +1007,7 @@ t.test('the objects of the caller are never changed: all of them may be frozen',
     pool: { connections: 2 },
     forwarded: { standard: false },
     upstreams: { other: { backends: [{ url: backend.url, weight: 2 }], timeout: {}, forwarded: {} } },
-    routes: [{ prefix: '/api', methods: ['GET'], timeout: { idle: 5_000 }, config: { mine: 1 }, preHandler: [(_request, _reply, done) => done()], rewriteHeaders: headers => headers }, {
+    routes: [{ prefix: '/api', methods: ['GET'], timeout: { idle: 5_000 }, config: { mine: 1 } as object, preHandler: [(_request, _reply, done) => done()], rewriteHeaders: headers => headers }, {
       prefix: '/split',
       match: { zone: ['a', 'b'] },
       split: [{ match: { zone: 'b' }, when: { cookie: 'b', value: '1' } }, { match: { zone: 'a' }, weight: 3 }],

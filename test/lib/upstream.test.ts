@@ -253,6 +253,49 @@ t.test('removing twice at the same time waits for the same end', async t => {
   t.throws(() => { upstream.remove('a') }, { code: 'FST_ROCKSTAR_UNKNOWN_BACKEND' })
 })
 
+t.test('removing again with a shorter time shortens it, and with a longer one changes nothing', async t => {
+  for (const [later, left] of [[500, 500], [0, 0], [60_000, 20_000]] as const) {
+    const { upstream, clock } = make({ backends: [A] })
+    const backend = upstream.get('a')
+    backend.counters.begin()
+    const first = upstream.remove('a', { drain: { timeout: 30_000 } })
+    t.equal(backend.drainsUntil, clock.now() + 30_000)
+    clock.advance(10_000)
+    const second = upstream.remove('a', { drain: { timeout: later } })
+    t.equal(backend.drainsUntil, left === 0 ? null : clock.now() + left, 'it says when it ends')
+    t.ok(upstream.isRemoving(backend))
+    if (left > 0) {
+      clock.advance(left - 1)
+      await new Promise(resolve => setImmediate(resolve))
+      t.equal(upstream.size, 1, `${later}: not yet`)
+      clock.advance(1)
+    }
+    await Promise.all([first, second])
+    t.equal(upstream.size, 0)
+    t.equal(clock.timers, 0)
+  }
+})
+
+t.test('a shorter removal shortens the drain that is under way', async t => {
+  const { upstream, clock } = make({ backends: [A] })
+  const backend = upstream.get('a')
+  backend.counters.begin()
+  const drained = upstream.drain('a', { timeout: 30_000 })
+  const { revision } = backend
+  const removed = upstream.remove('a', { drain: { timeout: 1_000 } })
+  clock.advance(1_000)
+  await Promise.all([drained, removed])
+  t.equal(upstream.size, 0)
+  t.equal(clock.timers, 0)
+  t.equal(backend.revision, revision)
+})
+
+t.test('a drain that is over is a change of options', async t => {
+  const { upstream } = make({ backends: [A] })
+  await upstream.drain('a')
+  t.match(upstream.get('a'), { isActive: false, revision: 2, drainsUntil: null }, 'as its beginning was')
+})
+
 t.test('a removed id is free again, for a new object', async t => {
   const { upstream } = make({ backends: [A] })
   const old = upstream.get('a')

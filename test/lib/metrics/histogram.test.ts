@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import t from 'tap'
-import { Histogram } from '../../../lib/metrics/index.ts'
+import { BOUNDS, Histogram } from '../../../lib/metrics/index.ts'
 
 /** The true quantile: the value of that rank among those sorted. */
 function trueQuantile (values: readonly number[], quantile: number): number {
@@ -149,5 +149,41 @@ t.test('its memory does not grow with what it counts', t => {
   t.ok(process.memoryUsage().arrayBuffers - before < 1_000_000)
   t.equal(histogram.count, 200_000)
   t.equal(Object.values(histogram).filter(value => typeof value === 'object').length, 0, 'beside its counts it holds numbers only')
+  t.end()
+})
+
+t.test('how many were within each bound is exact, bounds themselves included', t => {
+  const near = fc.constantFrom(...BOUNDS).chain(bound => fc.constantFrom(bound, bound * (1 - 1e-9), bound * (1 + 1e-9), bound * 0.99, bound * 1.01))
+  fc.assert(fc.property(fc.array(fc.oneof(duration, near), { maxLength: 300 }), values => {
+    const expected = BOUNDS.map(bound => values.filter(value => value <= bound).length)
+    const found = filled(values).cumulative()
+    if (found.join() !== expected.join()) throw new Error(`${found.join()} instead of ${expected.join()}`)
+  }), { numRuns: 500 })
+  t.pass()
+  t.end()
+})
+
+t.test('what was counted within a bound never becomes less, and each bound holds those before it', t => {
+  fc.assert(fc.property(fc.array(fc.array(duration, { maxLength: 20 }), { maxLength: 20 }), rounds => {
+    const histogram = new Histogram()
+    let before = histogram.cumulative()
+    return rounds.every(values => {
+      for (const value of values) histogram.record(value)
+      const now = histogram.cumulative()
+      const holds = now.every((count, i) => count >= before[i] && count >= (now[i - 1] ?? 0) && count <= histogram.count)
+      before = now
+      return holds
+    })
+  }))
+  t.pass()
+  t.end()
+})
+
+t.test('bounds grow, and a reset empties them', t => {
+  t.strictSame([...BOUNDS].sort((a, b) => a - b), [...BOUNDS])
+  const histogram = filled([0.1, 5, 5, 100_000])
+  t.strictSame(histogram.cumulative(), [1, 1, 1, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 3])
+  histogram.reset()
+  t.ok(histogram.cumulative().every(count => count === 0))
   t.end()
 })

@@ -1,0 +1,7 @@
+export { expose } from './exposition.ts'
+export { BACKEND_FAMILIES } from './backend-families.ts'
+export { CONTENT_TYPES, formatFor, type Format } from './format.ts'
+export { checkLabels } from './labels.ts'
+export { collectInto } from './registry.ts'
+export { Collector } from './sources.ts'
+export { UPSTREAM_FAMILIES } from './upstream-families.ts'
