@@ -1,5 +1,5 @@
 /** Fields that are there to prove who sends a request, by what they are called. */
-const SECRET = /^(?:proxy-)?authorization$|^cookie2?$|(?:^|[-_])(?:api-?key|assertion|auth|credentials?|jwt|key|passw(?:or)?d|secret|session|signature|token)(?:[-_]|$)|apikey/i
+const SECRET = /^cookie2?$|(?:^|[-_])(?:assertion|auth|bearer|credentials?|jwt|key|passw(?:or)?d|pwd|session(?:-?id)?|sid|signature)(?:[-_]|$)|(?:api-?key|secret|token)(?:[-_]|$)|apikey|authorization/i
 
 /**
  * Fields as they may be shown: the values of those that are mostly secret are not, but for those that whoever asks has said himself.

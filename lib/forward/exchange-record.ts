@@ -54,6 +54,8 @@ export class ExchangeRecord {
     attempt.trace = new Trace<AttemptTrace>(attemptChannel, { exchange: this.trace.message, backend: attempt.backend, reason, number, method, path, headers, report: undefined, version: undefined, error: undefined })
     const before = [...headers]
     attempt.trace.run(() => {
+      // A subscriber may have had it given up.
+      if (attempt.settled) return
       try {
         assertSendable(headers, before, 'A subscriber to rockstar-proxy:attempt')
       } catch (error) {

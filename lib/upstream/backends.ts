@@ -133,6 +133,8 @@ export class Backends implements Listing {
     const backend = this.get(id)
     // What is being removed by hand is not to come back anyway.
     if (!drains.isRemoving(backend) || this.#withdrawn.has(backend)) this.#drained.add(backend)
+    // Whoever waited for longer waits for no longer than that.
+    drains.shorten(backend, timeout)
     const end = await this.#finish(backend, timeout)
     // It may have been wanted back, or removed meanwhile; of two who drain it, the first has said all there is to say.
     if (end === 'called off' || !backend.draining || drains.isRemoving(backend) || this.known(id) !== backend) return

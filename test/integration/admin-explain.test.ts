@@ -413,7 +413,7 @@ t.test('an app of its own explains the other one', async t => {
 t.test('secrets that the proxy adds are not shown, only that they are sent', async t => {
   const { ask } = await explaining(t, { a: {} }, {
     routes: [
-      { prefix: '/api', rewriteRequestHeaders: (_request, headers) => ({ ...headers, authorization: 'Bearer S3CRET', 'Proxy-Authorization': 'Basic S3CRET', 'X-API-Key': 'S3CRET', 'x-vault-token': 'S3CRET', 'x-amz-security-token': ['S3CRET'], 'Ocp-Apim-Subscription-Key': 'S3CRET', 'client-secret': 'S3CRET', cookie: 'sid=S3CRET', 'x-tenant': 'blue' }) },
+      { prefix: '/api', rewriteRequestHeaders: (_request, headers) => ({ ...headers, authorization: 'Bearer S3CRET', 'Proxy-Authorization': 'Basic S3CRET', 'X-API-Key': 'S3CRET', 'x-vault-token': 'S3CRET', 'x-amz-security-token': ['S3CRET'], 'Ocp-Apim-Subscription-Key': 'S3CRET', 'client-secret': 'S3CRET', 'X-Serverless-Authorization': 'S3CRET', 'x-authtoken': 'S3CRET', 'X-SessionId': 'S3CRET', 'x-csrftoken': 'S3CRET', 'x-bearer': 'S3CRET', 'db-pwd': 'S3CRET', cookie: 'sid=S3CRET', 'x-tenant': 'blue', 'x-monkey': '1', 'accept-author': '2' }) },
       { prefix: '/plain' }
     ]
   })
@@ -421,7 +421,7 @@ t.test('secrets that the proxy adds are not shown, only that they are sent', asy
   t.notMatch(JSON.stringify(view), 'S3CRET')
   const sent = Object.fromEntries((view.sent?.headers ?? []).map(([name, value]) => [name.toLowerCase(), value]))
   for (const name of ['authorization', 'x-api-key', 'x-vault-token', 'x-amz-security-token', 'ocp-apim-subscription-key', 'client-secret', 'cookie']) t.equal(sent[name], '***', name)
-  t.match(sent, { 'x-tenant': 'blue', 'x-mine': '1', 'x-forwarded-host': 'h' }, 'all others are')
+  t.match(sent, { 'x-tenant': 'blue', 'x-monkey': '1', 'accept-author': '2', 'x-mine': '1', 'x-forwarded-host': 'h' }, 'all others are')
   t.notMatch(JSON.stringify(await ask({ url: '/api/x', headers: { Authorization: 'Bearer mine', Cookie: 'a=b' } })), 'S3CRET', 'nor where the question had others of the name')
   const told = await ask({ url: '/plain/x', headers: { Authorization: 'Bearer mine', Cookie: ['a=b', 'c=d'], 'X-Api-Key': 'mine' } })
   t.match(told.sent?.headers, [['host'], ['Authorization', 'Bearer mine'], ['Cookie', 'a=b'], ['Cookie', 'c=d'], ['X-Api-Key', 'mine']], 'what the one who asks has said himself is')

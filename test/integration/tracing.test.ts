@@ -340,6 +340,16 @@ t.test('what a subscriber makes of the fields is checked, and no backend is blam
   }
 })
 
+t.test('a subscriber that has the exchange given up keeps its attempt from being sent', async t => {
+  const abort = new AbortController()
+  const { told } = listen(t, { start: () => abort.abort() })
+  const { gateway, requests } = await start(t, { routes: [] }, { answer: () => ok(), setup: app => app.get('/', (request, reply) => request.server.proxy.forward(request, reply, { signal: abort.signal })) })
+  t.equal((await gateway.app.inject('/')).statusCode, 503)
+  t.strictSame(told.filter(text => text.startsWith('attempt')), ['attempt 0 start', 'attempt 0 end', 'attempt 0 error', 'attempt 0 asyncStart', 'attempt 0 asyncEnd'])
+  t.match(gateway.app.proxy.getConnectionPool().stats(), { total: 0, connects: 0 })
+  t.equal(requests().length, 0)
+})
+
 t.test('an attempt that fails at once ends before another begins, and before its exchange', async t => {
   const { told } = listen(t)
   const dispatcherFor = () => ({ dispatch: () => { throw new Error('no connection today') } }) as never
