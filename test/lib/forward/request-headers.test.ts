@@ -23,7 +23,7 @@ async function harness (t: Test, trustProxy = false, preserveHost = false): Prom
   const backend = await rawBackend(t, () => ok(''))
   const app = Fastify({ trustProxy, forceCloseConnections: true }) as unknown as FastifyInstance
   t.teardown(() => app.close())
-  await app.register(rockstarProxy, { backends: [backend.url], shutdownTimeout: 0 })
+  await app.register(rockstarProxy, { backends: [backend.url], shutdownTimeout: 0, health: false })
   const { upstream } = makeUpstream()
   let last: unknown
   app.all('/*', (request, reply) => {
