@@ -78,6 +78,33 @@ t.test('times are told by stage, as far as it came', async t => {
   t.match(line, { statusCode: 502, result: 'failed', error: 'FST_ROCKSTAR_RESET', responseTime: 1_010, bytesReceived: 0, bytesSent: 0, attempts: [{ statusCode: 503, time: 0 }, { stage: 'wait', time: 3 }] })
 })
 
+t.test('the time in which a body comes is that of sending it', async t => {
+  const { clock, gateway, backend, next } = await start(t, { accessLog: 'info' })
+  const client = await gateway.connect()
+  client.send('POST /api/x HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n')
+  await until(() => backend.connections[0]?.received.includes('abc') === true)
+  clock.advance(20)
+  client.send('0\r\n\r\n')
+  const wire = await next(1)
+  clock.advance(5)
+  wire.send(ok())
+  await client.response()
+  await until(() => linesOf(gateway).length === 1)
+  t.strictSame(linesOf(gateway)[0].times, { queue: 0, connect: 0, send: 20, wait: 5, stream: 0 })
+})
+
+t.test('so it is where an answer does not wait for the end of the body', async t => {
+  const { clock, gateway, backend } = await start(t, { accessLog: 'info' })
+  const client = await gateway.connect()
+  client.send('POST /api/x HTTP/1.1\r\nHost: gateway\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n')
+  await until(() => backend.connections[0]?.received.includes('abc') === true)
+  clock.advance(30)
+  backend.connections[0].send(ok('no', '', '413 Too Large'))
+  t.equal((await client.response()).status, 413)
+  await until(() => linesOf(gateway).length === 1)
+  t.match(linesOf(gateway)[0], { statusCode: 413, times: { connect: 0, send: 30, wait: 0 } })
+})
+
 t.test('one for which there is no backend has a line too', async t => {
   const { gateway } = await start(t, { accessLog: 'warn', backends: [] })
   t.equal((await gateway.app.inject('/api/x')).statusCode, 503)

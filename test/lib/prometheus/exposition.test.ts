@@ -143,6 +143,33 @@ t.test('counters never fall from scrape to scrape, whatever happens in between, 
   t.pass()
 })
 
+t.test('each counter tells its own number, and no other', async t => {
+  const proxy = manager({ backends: [a], limits: { maxInFlight: 5 } })
+  const { tallies, counters, admission, tunnels } = proxy.state
+  let number = 0
+  const told: Record<string, number> = {}
+  const names = { retries: 'retries', retriesDenied: 'retries_denied', hedges: 'hedges', hedgesWon: 'hedges_won', queued: 'requests_queued', shed: 'requests_shed', fallbacks: 'fallbacks', mirrored: 'mirrors', mirrorsSkipped: 'mirrors_skipped' } as const
+  for (const [tally, name] of Object.entries(names)) told[name] = tallies[tally as keyof typeof names] = ++number
+  t.strictSame(Object.keys(tallies).sort(), [...Object.keys(names), 'timeouts'].sort(), 'all that is counted is told')
+  for (const stage in tallies.timeouts) tallies.timeouts[stage as keyof typeof tallies.timeouts] = ++number
+  for (const [times, result] of [[30, 'successful'], [40, 'failed'], [50, 'aborted']] as const) {
+    for (let i = 0; i < times; i++) for (const each of [counters, proxy.state.get('a').counters]) { each.begin(); each.end(result, 1) }
+  }
+  counters.begin()
+  Object.defineProperty(admission, 'queueLength', { value: 60 })
+  tunnels.metrics = () => ({ open: 71, total: 72, bytesReceived: 73, bytesSent: 74 })
+  const found = scrape(proxy)
+  for (const [name, value] of Object.entries(told)) t.equal(found.value(`rockstar_proxy_${name}_total`), value, name)
+  for (const [stage, value] of Object.entries(tallies.timeouts)) t.equal(found.value('rockstar_proxy_timeouts_total', { stage }), value, stage)
+  for (const name of ['requests', 'attempts']) t.strictSame(['successful', 'failed', 'aborted'].map(outcome => found.value(`rockstar_proxy_${name}_total`, { outcome })), [30, 40, 50])
+  t.equal(found.value('rockstar_proxy_requests_in_flight'), 1)
+  t.equal(found.value('rockstar_proxy_attempts_in_flight'), 0)
+  t.equal(found.value('rockstar_proxy_queue_length'), 60)
+  t.equal(found.value('rockstar_proxy_tunnels_open'), 71)
+  t.equal(found.value('rockstar_proxy_tunnels_total'), 72)
+  t.strictSame(['received', 'sent'].map(direction => found.value('rockstar_proxy_tunnel_bytes_total', { direction })), [73, 74])
+})
+
 t.test('labels of one\'s own stand on every series', async t => {
   const found = scrape(manager({ backends: [a] }), 'text', { proxy: 'ed"ge', zone: 'eu' })
   t.ok(found.samples.length > 60)
