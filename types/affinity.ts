@@ -1,4 +1,5 @@
 import { Type, type Static } from '@sinclair/typebox'
+import { WHOLE_TOKEN } from './field-syntax.ts'
 
 const secret = Type.String({ minLength: 16 })
 
@@ -10,7 +11,7 @@ export const AffinityOptionsSchema = Type.Object({
     writeOnly: true
   }),
   cookie: Type.Optional(Type.String({
-    pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$',
+    pattern: WHOLE_TOKEN,
     default: 'rockstar-affinity',
     description: 'Name of the cookie.',
     expected: 'the name of a cookie'

@@ -1,10 +1,11 @@
 import { Type, type TProperties } from '@sinclair/typebox'
+import { WHOLE_TOKEN } from './field-syntax.ts'
 import type { SelectContext } from './load-balancer.ts'
 
 /** What is hashed of a request: those with the same key go the same way. */
 export type HashKey = 'ip' | 'path' | { header: string } | { cookie: string } | { query: string } | ((context: SelectContext) => string | undefined)
 
-const name = (description: string) => Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$', description, expected: 'a name' })
+const name = (description: string) => Type.String({ pattern: WHOLE_TOKEN, description, expected: 'a name' })
 const one = <Properties extends TProperties>(properties: Properties) => Type.Object(properties, { additionalProperties: false })
 
 /** A key of a request. */

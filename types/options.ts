@@ -8,6 +8,7 @@ import { Http2Schema, PoolSchema } from './connection-pool.ts'
 import { DiscoverySchema } from './discovery.ts'
 import { DnsSchema } from './dns.ts'
 import { FallbackSchema } from './fallback.ts'
+import { TOKEN, WHOLE_TOKEN } from './field-syntax.ts'
 import { TimeoutOptionsSchema } from './forward.ts'
 import { HealthSchema } from './health.ts'
 import { HedgeSchema } from './hedge.ts'
@@ -65,11 +66,11 @@ const perUpstream = {
     default: true,
     description: 'Let clients switch their connections to WebSocket where a backend agrees. `false` forwards such requests as ordinary ones.'
   })),
-  upgrades: Type.Optional(Type.Array(Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+(/[!#$%&\'*+.^_`|~0-9A-Za-z-]+)?$' }), {
+  upgrades: Type.Optional(Type.Array(Type.String({ pattern: `^${TOKEN}(/${TOKEN})?$` }), {
     default: [],
     description: 'Other protocols that connections may be switched to: tokens of the `Upgrade` header (RFC 9110, 7.8). Nothing is known of them: bytes pass as they are. Never list `h2c`: requests inside would pass unseen.'
   })),
-  deadlineHeader: Type.Optional(Type.Union([Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$' }), Type.Literal(false)], {
+  deadlineHeader: Type.Optional(Type.Union([Type.String({ pattern: WHOLE_TOKEN }), Type.Literal(false)], {
     default: false,
     description: 'Name of a header that tells each backend how many milliseconds are left for its answer. What a client says in it holds, where it is sooner, if Fastify\'s `trustProxy` trusts the peer, and is removed otherwise. `grpc-timeout` is written and read as gRPC has it (`250m`).',
     expected: 'the name of a header or false'
@@ -83,7 +84,7 @@ const perUpstream = {
     description: 'Send the client\'s `Host` to the backend instead of the backend\'s own.'
   })),
   forwarded: Type.Optional(ForwardedSchema),
-  via: Type.Optional(Type.Union([Type.String({ pattern: '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$' }), Type.Literal(false)], {
+  via: Type.Optional(Type.Union([Type.String({ pattern: WHOLE_TOKEN }), Type.Literal(false)], {
     default: 'rockstar-proxy',
     description: 'Name of this proxy in `Via` (RFC 9110, 7.6.3). A request that already carries it has gone in a circle and gets 508: proxies in a row need names of their own. `false` writes none and looks for none.',
     expected: 'a token or false'

@@ -1,10 +1,10 @@
 import { Type, type Static } from '@sinclair/typebox'
 import type { FastifyRequest } from 'fastify'
 import type { Backend } from './backend.ts'
+import { WHOLE_TOKEN } from './field-syntax.ts'
 import type { AttemptReport, AttemptResult } from './outcome.ts'
 import type { ProxyManager } from './proxy-manager.ts'
 
-const TOKEN = '^[!#$%&\'*+.^_`|~0-9A-Za-z-]+$'
 /** RFC 8941, 3.3.4. */
 const STRUCTURED_TOKEN = '^[A-Za-z*][!#$%&\'*+.^_`|~0-9A-Za-z:/-]*$'
 
@@ -33,7 +33,7 @@ export const telemetryOptions = {
     description: 'A line in the log for each exchange: its level, or options; `false` for none.',
     expected: `false, one of ${LogLevelSchema.expected}, or an object { level, sample }`
   })),
-  requestId: Type.Optional(Type.Union([Type.Boolean(), Type.String({ pattern: TOKEN })], {
+  requestId: Type.Optional(Type.Union([Type.Boolean(), Type.String({ pattern: WHOLE_TOKEN })], {
     default: false,
     description: 'Name of a header that tells backends and clients Fastify\'s `request.id`; `true` for `x-request-id`. What clients send in it themselves goes no further: whose ids are believed is said by Fastify\'s `requestIdHeader`, how others are made by `genReqId`.',
     expected: 'a boolean or the name of a header'

@@ -1,5 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { isIPv6, type Socket } from 'node:net'
+import { TOKEN } from '../../types/index.ts'
+import { isFieldName } from '../field-syntax.ts'
 import { Kind } from './field-kinds.ts'
 
 /** What is known of the peer of a connection: the same for all of its requests. */
@@ -11,7 +13,6 @@ interface Peer {
   node: string
 }
 
-const TOKEN = "[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 const PAIR = `${TOKEN}=(?:${TOKEN}|"(?:[^"\\\\]|\\\\.)*")[ \\t]*`
 /** A value as RFC 7239, 4 has it. Each part ends with what only it can end with: there is one way to read it. */
 const FORWARDED = new RegExp(`^[ \\t]*(?:(?:${PAIR})?[,;][ \\t]*)*(?:${PAIR})?$`)
@@ -99,6 +100,6 @@ function isTrusted (request: FastifyRequest): boolean {
 
 /** A value as a token where it is one, else as a quoted string. RFC 7239, 4. */
 function quoted (value: string): string {
-  if (/^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/.test(value)) return value
+  if (isFieldName(value)) return value
   return `"${value.replaceAll(/["\\]/g, '\\$&')}"`
 }

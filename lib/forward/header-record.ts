@@ -1,10 +1,7 @@
 import type { FastifyRequest } from 'fastify'
 import { proxyError } from '../errors.ts'
+import { isFieldName, isFieldValue } from '../field-syntax.ts'
 import type { HeaderRecord } from '../../types/index.ts'
-
-/** What may stand in a field's value: RFC 9110, 5.5. CR, LF and NUL would end the field, or the message. */
-const INVALID_VALUE = /[^\t\x20-\x7e\x80-\xff]/
-const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
 
 /** Names in lower case; a name that came more than once has an array. */
 export function toRecord (headers: readonly string[]): HeaderRecord {
@@ -49,10 +46,10 @@ export function toPairs (record: HeaderRecord, like: readonly string[], source: 
   const pairs: string[] = []
   for (const [name, value] of Object.entries(record)) {
     if (value === undefined || value === null) continue
-    if (!TOKEN.test(name)) throw proxyError('INVALID_HEADER', undefined, source, name)
+    if (!isFieldName(name)) throw proxyError('INVALID_HEADER', undefined, source, name)
     for (const item of Array.isArray(value) ? value : [value]) {
       const text = String(item)
-      if (INVALID_VALUE.test(text)) throw proxyError('INVALID_HEADER', undefined, source, name)
+      if (!isFieldValue(text)) throw proxyError('INVALID_HEADER', undefined, source, name)
       pairs.push(spelling.get(name.toLowerCase()) ?? name, text)
     }
   }
@@ -72,8 +69,8 @@ export function assertSendable (headers: readonly unknown[], before: readonly st
   for (let i = 0; i < headers.length; i += 2) {
     const name = headers[i]
     const value = headers[i + 1]
-    if (typeof name !== 'string' || !TOKEN.test(name)) throw refuse(name)
-    if (typeof value !== 'string' || INVALID_VALUE.test(value)) throw refuse(name)
+    if (typeof name !== 'string' || !isFieldName(name)) throw refuse(name)
+    if (typeof value !== 'string' || !isFieldValue(value)) throw refuse(name)
   }
   const frame = (fields: readonly string[]) => fields.flatMap((name, i) => i % 2 === 0 && (FRAMING.has(name.toLowerCase()) || name.toLowerCase() === 'host') ? [`${name.toLowerCase()}: ${fields[i + 1]}`] : []).sort()
   const [was, is] = [frame(before), frame(headers as readonly string[])]

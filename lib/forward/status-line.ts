@@ -1,3 +1,4 @@
+import { asFieldValue } from '../field-syntax.ts'
 import { reasonPhrase } from '../pool/index.ts'
 import { latin1 } from './latin1.ts'
 
@@ -11,7 +12,7 @@ const ZERO = 0x30
  */
 export function phraseOf (asRead: string, head: Buffer | null): string {
   if (PLAIN.test(asRead)) return asRead
-  return (head === null ? '' : reasonPhrase(head)).replaceAll(/[^\t\x20-\x7e\x80-\xff]/g, '')
+  return asFieldValue(head === null ? '' : reasonPhrase(head))
 }
 
 /** Whether a head is HTTP/1.0 and has chunks, which it cannot: its connection is not to be used again. RFC 9112, 6.1. */

@@ -1,7 +1,5 @@
 import type { TextMapGetter, TextMapSetter } from '@opentelemetry/api'
-
-const NAME = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+$/
-const VALUE = /^[\t\x20-\x7e\x80-\xff]*$/
+import { isFieldName, isFieldValue } from '../field-syntax.ts'
 
 /** Reads fields of a request: names and values in turn. */
 export const fieldGetter: TextMapGetter<readonly string[]> = {
@@ -18,7 +16,7 @@ export const fieldGetter: TextMapGetter<readonly string[]> = {
 export const fieldSetter: TextMapSetter<string[]> = {
   set (fields, key, value) {
     const text = String(value)
-    if (!NAME.test(key) || !VALUE.test(text)) throw new TypeError(`the propagator wants to send a field '${key}' that cannot be sent`)
+    if (!isFieldName(key) || !isFieldValue(text)) throw new TypeError(`the propagator wants to send a field '${key}' that cannot be sent`)
     fields.push(key, text)
   }
 }

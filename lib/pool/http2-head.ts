@@ -1,9 +1,8 @@
 import type { OutgoingHttpHeaders } from 'node:http2'
 import type { Dispatcher } from 'undici'
 import { proxyError } from '../errors.ts'
+import { isFieldValue } from '../field-syntax.ts'
 
-/** What may stand in a field's value. RFC 9110, 5.5. A NUL would begin another field in the list that Node hands to nghttp2. */
-const INVALID_VALUE = /[^\t\x20-\x7e\x80-\xff]/
 const TOKEN = /^[!#$%&'*+.^_`|~0-9a-z-]+$/
 const CHARACTERS_OF_A_TARGET = /^[\x21-\x7e\x80-\xff]+$/
 
@@ -61,7 +60,8 @@ export function requestTrailers (fields: readonly string[]): OutgoingHttpHeaders
 }
 
 function add (head: Record<string, string | string[]>, name: string, value: string): void {
-  if (INVALID_VALUE.test(value)) throw proxyError('BAD_REQUEST', undefined, `its header ${name} has characters that no header may have`)
+  // A NUL would begin another field in the list that Node hands to nghttp2.
+  if (!isFieldValue(value)) throw proxyError('BAD_REQUEST', undefined, `its header ${name} has characters that no header may have`)
   if (name === 'host') {
     head[':authority'] = value
     return

@@ -1,6 +1,7 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { ProxyManager, RockstarProxyOptions, Stage, StageTimes } from '../../types/index.ts'
 import { proxyError } from '../errors.ts'
+import { isFieldValue } from '../field-syntax.ts'
 import { AccessLog } from './access-log.ts'
 import { answerStatus, errorStatus } from './proxy-status.ts'
 import { serverTimingOf } from './server-timing.ts'
@@ -117,5 +118,5 @@ function timing ({ times, time }: Progress): string {
 /** `undefined` where it cannot be sent: the application may make ids of anything. */
 function idOf ({ id }: FastifyRequest): string | undefined {
   const text = String(id)
-  return text === '' || /[^\t\x20-\x7e\x80-\xff]/.test(text) ? undefined : text
+  return text !== '' && isFieldValue(text) ? text : undefined
 }
